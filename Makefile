@@ -1,0 +1,46 @@
+# The modules of this repository: the library itself, and what must not weigh on
+# its go.mod.
+MODULES := . examples e2e
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+FUZZTIME ?= 20s
+
+.PHONY: all test test-long lint fuzz fmt
+
+all: test lint
+
+# Installs what the tests need where it can, then runs every test: with the race
+# detector, and once without it for the allocation counts.
+test:
+	./scripts/install
+	@set -e; for m in $(MODULES); do \
+		echo "== $$m, race detector"; (cd $$m && go test -race -timeout 20m ./...); \
+		echo "== $$m"; (cd $$m && go test -timeout 20m ./...); \
+	done
+
+# What takes longer: every randomised test a hundred times over, and every fuzz
+# target for minutes.
+test-long:
+	./scripts/install
+	@set -e; for m in $(MODULES); do \
+		echo "== $$m, long"; (cd $$m && HOLDFAST_LONG=1 go test -race -count=5 -timeout 120m ./...); \
+	done
+	$(MAKE) fuzz FUZZTIME=2m
+
+lint:
+	@set -e; for m in $(MODULES); do \
+		echo "== lint $$m"; \
+		(cd $$m && go vet ./... && go run $(STATICCHECK) ./... && go mod tidy -diff); \
+	done
+	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "gofmt would change: $$unformatted"; exit 1; fi
+
+# Every fuzz target of every package for FUZZTIME.
+fuzz:
+	@set -e; for pkg in $$(go list ./...); do \
+		for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+			echo "== $$pkg $$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg; \
+		done; \
+	done
+
+fmt:
+	gofmt -w .

@@ -1,0 +1,121 @@
+// Command holdfast runs what Holdfast has beside its library: the state server and
+// a demonstration.
+//
+//	holdfast serve      the state server, which keeps the sessions of many processes
+//	holdfast demo       a small shop whose worker processes you kill while you shop
+//	holdfast version    what this is
+//
+// Each command's --help says more.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// run is the program. It returns the exit status.
+func run(args []string, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := &cobra.Command{
+		Use:           "holdfast",
+		Short:         "Session state that holds",
+		Long:          "Holdfast keeps the session state of web applications: through restarts, deploys,\nseveral processes and parallel requests.",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(serveCommand(), demoCommand(), demoWorkerCommand(), versionCommand())
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	if err := root.ExecuteContext(ctx); err != nil {
+		fmt.Fprintf(stderr, "holdfast: %v\n", err)
+		return 1
+	}
+	return 0
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print what this is, and what it was built with",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "holdfast %s (%s, %s/%s)\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return err
+		},
+	}
+}
+
+// version is the module's version or, in a build from a working copy, the revision
+// where that is known.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "(unknown version)"
+	}
+	v, revision, dirty := info.Main.Version, "", ""
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			revision = s.Value
+		case s.Key == "vcs.modified" && s.Value == "true":
+			dirty = ", modified"
+		}
+	}
+	if v == "" || v == "(devel)" {
+		v = "(development)"
+		if revision != "" {
+			v = "(development, " + revision[:min(len(revision), 12)] + dirty + ")"
+		}
+	}
+	return v
+}
+
+// logger is the structured log.
+func logger(w io.Writer, verbose bool) *slog.Logger {
+	level := slog.LevelInfo
+	if verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+}
+
+// listenError says what to do about a listener that cannot be had. others names
+// what may have the port already.
+func listenError(addr string, err error, others string) error {
+	switch {
+	case isInUse(err):
+		return fmt.Errorf("cannot listen on %s: the port is taken. %s may be running there already; "+
+			"stop it, or choose another port with --listen (port 0 takes a free one)", addr, others)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("cannot listen on %s: permission denied. Ports below 1024 need rights that other ports do not; choose one with --listen", addr)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("cannot listen on %s: this machine has no such address; choose one with --listen", addr)
+	}
+	var op *net.OpError
+	if errors.As(err, &op) {
+		err = op.Err
+	}
+	return fmt.Errorf("cannot listen on %s: %w; choose an address such as 127.0.0.1:0 with --listen", addr, err)
+}
+
+// isInUse reports whether err says that an address is in use.
+func isInUse(err error) bool {
+	const windowsInUse = syscall.Errno(10048) // WSAEADDRINUSE
+	return errors.Is(err, syscall.EADDRINUSE) || runtime.GOOS == "windows" && errors.Is(err, windowsInUse)
+}

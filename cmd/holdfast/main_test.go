@@ -1,0 +1,261 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/cookiejar"
+	"net/url"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The test binary is the program itself where this variable is set, so that the
+// tests run real processes.
+const programVar = "HOLDFAST_TEST_PROGRAM"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(programVar) != "" {
+		os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+	}
+	os.Exit(m.Run())
+}
+
+// A program is a running holdfast.
+type program struct {
+	t      *testing.T
+	cmd    *exec.Cmd
+	stdout *output
+	stderr *output
+	ended  chan struct{}
+	err    error // of Wait, once ended is closed
+}
+
+// start starts holdfast. It is killed at the end of the test, if it is still there.
+func start(t *testing.T, args ...string) *program {
+	t.Helper()
+	p := &program{t: t, cmd: exec.Command(os.Args[0], args...), stdout: &output{}, stderr: &output{}, ended: make(chan struct{})}
+	p.cmd.Env = append(os.Environ(), programVar+"=1", "GORACE=atexit_sleep_ms=0")
+	p.cmd.Stdout, p.cmd.Stderr = p.stdout, p.stderr
+	p.cmd.WaitDelay = 5 * time.Second
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		p.err = p.cmd.Wait()
+		close(p.ended)
+	}()
+	t.Cleanup(func() {
+		_ = p.cmd.Process.Kill()
+		<-p.ended
+		if t.Failed() {
+			t.Logf("holdfast %s\n%s%s", strings.Join(args, " "), p.stdout, p.stderr)
+		}
+	})
+	return p
+}
+
+// ready waits for the line that begins with prefix and returns its rest.
+func (p *program) ready(prefix string) string {
+	p.t.Helper()
+	var rest string
+	eventually(p.t, prefix, func() bool {
+		select {
+		case <-p.ended:
+			p.t.Fatalf("it ended: %v", p.err)
+		default:
+		}
+		for line := range strings.Lines(p.stdout.String()) {
+			if after, ok := strings.CutPrefix(line, prefix); ok && strings.HasSuffix(after, "\n") {
+				rest = strings.TrimSpace(after)
+				return true
+			}
+		}
+		return false
+	})
+	return rest
+}
+
+// wait returns the exit status.
+func (p *program) wait() int {
+	p.t.Helper()
+	select {
+	case <-p.ended:
+	case <-time.After(30 * time.Second):
+		p.t.Fatal("it does not end")
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
+// stop stops it by SIGTERM and wants it to end well.
+func (p *program) stop() {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		p.t.Fatal(err)
+	}
+	if status := p.wait(); status != 0 {
+		p.t.Errorf("exit status %d (%v) after SIGTERM", status, p.err)
+	}
+}
+
+type output struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
+}
+
+// eventually polls until ok, or fails the test.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	every := time.NewTicker(10 * time.Millisecond)
+	defer every.Stop()
+	deadline := time.After(30 * time.Second)
+	for !ok() {
+		select {
+		case <-every.C:
+		case <-deadline:
+			t.Fatalf("did not come about: %s", what)
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	var out, errs bytes.Buffer
+	if status := run([]string{"version"}, &out, &errs); status != 0 {
+		t.Errorf("status %d, %s", status, &errs)
+	}
+	if !regexp.MustCompile(`^holdfast \S.* \(go\S+, \w+/\w+\)\n$`).MatchString(out.String()) {
+		t.Errorf("version: %q", &out)
+	}
+}
+
+func TestMistakesOnTheCommandLine(t *testing.T) {
+	for _, c := range []struct{ args, want string }{
+		{"surf", `unknown command "surf"`},
+		{"serve now", `unknown command "now"`},
+		{"serve --listen 42424", "--listen 42424"},
+		{"serve --memory=false", "sessions in memory only; leave the flag out"},
+		{"serve --listen 0.0.0.0:0", "listen on 127.0.0.1, or add --allow-remote"},
+		{"demo --mode sql", "--mode sql: there is inproc and stateserver"},
+		{"demo --workers 100", "from 1 to 64"},
+		{"demo --timeout 1ms", "at least a second"},
+		{"demo-worker", "run that instead"},
+	} {
+		t.Run(c.args, func(t *testing.T) {
+			var out, errs bytes.Buffer
+			if status := run(strings.Fields(c.args), &out, &errs); status != 1 {
+				t.Errorf("status %d", status)
+			}
+			if !strings.HasPrefix(errs.String(), "holdfast: ") || !strings.Contains(errs.String(), c.want) {
+				t.Errorf("said %q, want %q", errs.String(), c.want)
+			}
+		})
+	}
+}
+
+// A browser, as far as the demo needs one.
+type browser struct {
+	t    *testing.T
+	base string
+	http *http.Client
+}
+
+func open(t *testing.T, base string) *browser {
+	t.Helper()
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &browser{t, strings.TrimSuffix(base, "/"), &http.Client{Jar: jar, Transport: &http.Transport{}, Timeout: 30 * time.Second}}
+}
+
+// A page of the shop.
+type page struct {
+	t    *testing.T
+	text string
+}
+
+func (b *browser) read(resp *http.Response, err error) page {
+	b.t.Helper()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		b.t.Fatalf("%s: %s\n%s", resp.Request.URL, resp.Status, text)
+	}
+	return page{b.t, string(text)}
+}
+
+func (b *browser) get(path string) page {
+	b.t.Helper()
+	return b.read(b.http.Get(b.base + path))
+}
+
+func (b *browser) post(path string, pairs ...string) page {
+	b.t.Helper()
+	form := url.Values{}
+	for i := 0; i < len(pairs); i += 2 {
+		form.Set(pairs[i], pairs[i+1])
+	}
+	return b.read(b.http.PostForm(b.base+path, form))
+}
+
+// kill presses the button of p.
+func (b *browser) kill(p page) page {
+	b.t.Helper()
+	return b.post("/kill", "pid", fmt.Sprint(p.pid()), "back", "/cart")
+}
+
+// find returns what the first group of the pattern matches.
+func (p page) find(pattern string) string {
+	p.t.Helper()
+	m := regexp.MustCompile(pattern).FindStringSubmatch(p.text)
+	if m == nil {
+		p.t.Fatalf("no %s on the page:\n%s", pattern, p.text)
+	}
+	return m[1]
+}
+
+func (p page) number(pattern string) (n int) {
+	p.t.Helper()
+	if _, err := fmt.Sscan(p.find(pattern), &n); err != nil {
+		p.t.Fatal(err)
+	}
+	return n
+}
+
+func (p page) pid() int        { p.t.Helper(); return p.number(`id="pid">(\d+)<`) }
+func (p page) articles() int   { p.t.Helper(); return p.number(`id="cart-count">(\d+)<`) }
+func (p page) session() string { p.t.Helper(); return p.find(`id="session">(?:<code>)?([^<]+)<`) }
+
+func (p page) says(texts ...string) {
+	p.t.Helper()
+	for _, text := range texts {
+		if !strings.Contains(p.text, text) {
+			p.t.Errorf("the page lacks %q:\n%s", text, p.text)
+		}
+	}
+}

@@ -1,0 +1,560 @@
+package holdfast
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+
+	"github.com/holdfast-session/holdfast/items"
+	"github.com/holdfast-session/holdfast/store"
+)
+
+// ending says what becomes of the lock at a commit.
+type ending uint8
+
+const (
+	keepLock ending = iota
+	giveLock
+	atEnd // give it, off the visitor's path if nothing is to be saved
+)
+
+// leave is the gate through which a response goes: it saves the session, and says
+// in h what the browser and caches must know of it.
+func (s *Session) leave(status int, h http.Header, why leaving) error {
+	s.io.Lock()
+	defer s.io.Unlock()
+	err := s.pass(status, h, why)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refused = err
+	return err
+}
+
+func (s *Session) pass(status int, h http.Header, why leaving) error {
+	if s.phase.Load() != acquired {
+		return nil
+	}
+	how := atEnd
+	switch why {
+	case leavingFull:
+		how = keepLock
+	case leavingFlushed, leavingHijacked:
+		how = giveLock
+	}
+	if s.isFailure(status) {
+		s.drop(how)
+	} else {
+		if err := s.sticky(); err != nil {
+			return err
+		}
+		if why == leavingHijacked && s.needsCookie() {
+			return ErrHeadersSent
+		}
+		if err := s.commit(&s.ctx, how); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sayID {
+		s.m.o.Cookie.write(h, s.r, s.id)
+	} else if s.sayGone {
+		s.m.o.Cookie.write(h, s.r, "")
+	}
+	guard(h, s.sayID || s.sayGone)
+	s.sayID, s.sayGone = false, false
+	return nil
+}
+
+// needsCookie reports whether the next commit has an ID to send.
+func (s *Session) needsCookie() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sayID || s.newID {
+		return true
+	}
+	if s.stored || s.m.off {
+		return false
+	}
+	for range s.names() {
+		return true
+	}
+	return false
+}
+
+// flushed saves what changed since the response began, before more of it leaves.
+func (s *Session) flushed() error {
+	s.io.Lock()
+	defer s.io.Unlock()
+	err := s.commitLate(giveLock)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refused = err
+	return err
+}
+
+// leaveLate saves what changed since the response began, at its end.
+func (s *Session) leaveLate() error {
+	s.io.Lock()
+	defer s.io.Unlock()
+	if s.isFailure(s.w.status()) {
+		s.drop(atEnd)
+		return nil
+	}
+	return s.commitLate(atEnd)
+}
+
+func (s *Session) commitLate(how ending) error {
+	if s.phase.Load() != acquired {
+		return nil
+	}
+	if err := s.sticky(); err != nil {
+		return err
+	}
+	return s.commit(&s.ctx, how)
+}
+
+// isFailure reports whether the request has failed as a whole, so that nothing is
+// saved: its status says so, or its deadline has passed, which is how
+// http.TimeoutHandler around us gives a request up.
+func (s *Session) isFailure(status int) bool {
+	s.mu.Lock()
+	saved := s.saved
+	s.mu.Unlock()
+	return status >= 500 && !saved || errors.Is(s.r.Context().Err(), context.DeadlineExceeded)
+}
+
+// drop discards what was not saved yet.
+func (s *Session) drop(how ending) {
+	s.mu.Lock()
+	s.discard()
+	s.mu.Unlock()
+	if how != keepLock {
+		s.unlock(how == atEnd)
+	}
+}
+
+// rollback ends a request that saves nothing.
+func (s *Session) rollback() {
+	s.io.Lock()
+	defer s.io.Unlock()
+	s.drop(atEnd)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.finished = true
+}
+
+// settle ends a request that went well.
+func (s *Session) settle() {
+	s.io.Lock()
+	defer s.io.Unlock()
+	s.unlock(true) // of a handler that outlived its response's end; else long done
+	s.mu.Lock()
+	s.finished = true
+	s.mu.Unlock()
+	if s.phase.Load() == idle && !s.m.off {
+		s.m.touchAll(s.r)
+	}
+}
+
+// commit saves the changes, if there are any. Called with io held.
+func (s *Session) commit(ctx context.Context, how ending) error {
+	m := s.m
+	if m.off {
+		return nil
+	}
+	ch, err := s.collect()
+	if err != nil {
+		return err
+	}
+	if !s.stored {
+		return s.create(ctx, how)
+	}
+	if ch.newID {
+		return s.regenerate(ctx, &ch, how)
+	}
+	it, err := ch.over(s.base)
+	switch {
+	case err != nil:
+		return err
+	case it == s.base && !ch.traits:
+		s.applied(&ch, it)
+		if how != keepLock {
+			s.unlock(how == atEnd)
+		}
+		return nil
+	case s.access == ReadOnly:
+		return ErrReadOnly
+	case s.locked:
+		return s.put(ctx, &ch, it, how)
+	}
+	return s.merge(ctx, &ch, it)
+}
+
+// create stores a new session, if anything was put in.
+func (s *Session) create(ctx context.Context, how ending) error {
+	m := s.m
+	ch, it, err := s.fresh()
+	if err != nil || it.Len() == 0 {
+		return err
+	}
+	if s.w.left() {
+		return ErrHeadersSent
+	}
+	if m.o.OnStart != nil {
+		m.o.OnStart(s)
+		if err := s.sticky(); err != nil {
+			return err
+		}
+		if ch, it, err = s.fresh(); err != nil {
+			return err
+		}
+	}
+	s.rec = store.Record{Version: store.NewVersion()}
+	hold := how == keepLock && s.access == Exclusive
+	id, err := s.insert(ctx, &ch, it, hold)
+	if err != nil {
+		return err
+	}
+	s.born(id)
+	s.applied(&ch, it)
+	return nil
+}
+
+// fresh is the content of a session that is not stored yet.
+func (s *Session) fresh() (changes, *items.Item, error) {
+	ch, err := s.collect()
+	if err != nil {
+		return ch, nil, err
+	}
+	it, err := ch.over(s.base)
+	return ch, it, err
+}
+
+// insert creates the record s.rec with content it under an ID of its own.
+func (s *Session) insert(ctx context.Context, ch *changes, it *items.Item, hold bool) (string, error) {
+	m := s.m
+	release, err := s.fill(&s.rec, ch, it)
+	if err != nil {
+		return "", err
+	}
+	defer release()
+	s.rec.Lock = store.Lock{}
+	if hold {
+		s.rec.Lock.Owner = store.NewOwner()
+	}
+	sctx, cancel := m.storeContext(ctx)
+	defer cancel()
+	for try := 1; ; try++ {
+		id := newID()
+		key := m.keyOf(id)
+		err := m.repeat(sctx, untilDefinite, func(ctx context.Context) error { return m.store.Create(ctx, key, &s.rec, hold) })
+		switch {
+		case err == nil:
+			s.setKey(key)
+			s.locked = hold
+			if hold {
+				m.lease.add(s)
+			}
+			return id, nil
+		case errors.Is(err, store.ErrExists) && try < 3:
+		default:
+			return "", s.outcome(err)
+		}
+	}
+}
+
+// born notes that the session is stored under a new ID.
+func (s *Session) born(id string) {
+	s.stored = true
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.id, s.sayID, s.sayGone = id, true, false
+	s.merging = !s.locked
+	s.created = s.rec.Created
+}
+
+// put saves the content it under our lock.
+func (s *Session) put(ctx context.Context, ch *changes, it *items.Item, how ending) error {
+	err := s.write(ctx, ch, it, s.rec.Lock, how == keepLock)
+	switch {
+	case err == nil:
+		if how != keepLock {
+			s.letGo()
+		}
+		return nil
+	case errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrLockLost):
+		s.letGo() // it is not ours any more
+	}
+	return s.outcome(err)
+}
+
+// merge saves the content it, laid over base, if that is still the newest.
+// Otherwise, or behind another's lock, or at a store without versions, it takes the
+// lock for a moment and lays the changes over what is there then.
+func (s *Session) merge(ctx context.Context, ch *changes, it *items.Item) error {
+	var locked *store.LockedError
+	if s.rec.Version != 0 {
+		err := s.write(ctx, ch, it, store.Lock{}, false)
+		if !errors.Is(err, store.ErrConflict) && !errors.As(err, &locked) {
+			return s.outcome(err)
+		}
+	}
+	const tries = 3 // a lock that we hold for a moment is hardly ever broken
+	for try := 1; ; try++ {
+		if err := s.relock(ctx); err != nil {
+			return err
+		}
+		it, err := ch.over(s.base)
+		if err != nil || it == s.base && !ch.traits {
+			if err == nil {
+				s.applied(ch, it)
+			}
+			s.unlock(false)
+			return err
+		}
+		err = s.write(ctx, ch, it, s.rec.Lock, false)
+		if definite(err) && (err == nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrLockLost)) {
+			s.letGo()
+		} else {
+			s.unlock(true)
+		}
+		if errors.Is(err, store.ErrLockLost) && try < tries {
+			continue
+		}
+		return s.outcome(err)
+	}
+}
+
+// relock locks the session again, which we knew without a lock, and makes what is
+// there now the base.
+func (s *Session) relock(ctx context.Context) error {
+	key, created := s.key, s.rec.Created
+	if err := s.lock(context.WithoutCancel(ctx), key); err != nil {
+		return s.outcome(err)
+	}
+	base, err := s.content()
+	if err == nil && !s.rec.Created.Equal(created) && !created.IsZero() {
+		err = ErrEnded // another session by now
+	}
+	if err != nil {
+		s.unlock(false)
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.base = base
+	return nil
+}
+
+// regenerate moves the session to a new ID: create the new one, end the old, and
+// only then tell the browser.
+func (s *Session) regenerate(ctx context.Context, ch *changes, how ending) error {
+	m := s.m
+	if s.w.left() {
+		return ErrHeadersSent
+	}
+	if !s.locked {
+		if err := s.relock(ctx); err != nil {
+			return err
+		}
+	}
+	it, err := ch.over(s.base)
+	if err != nil {
+		return err
+	}
+	old, oldKey, oldLine := s.rec, s.key, s.line
+	m.lease.remove(s)
+	s.rec = store.Record{Version: store.NewVersion(), Created: old.Created}
+	hold := how == keepLock && s.access == Exclusive
+	id, err := s.insert(ctx, ch, it, hold)
+	if err != nil {
+		s.rec = old
+		m.lease.add(s)
+		return err
+	}
+	unsure := false
+	sctx, cancel := m.storeContext(ctx)
+	err = m.repeat(sctx, untilDefinite, func(ctx context.Context) error {
+		err := m.store.Remove(ctx, oldKey, old.Lock, store.Reason{Kind: store.Regenerated})
+		if unsure && errors.Is(err, store.ErrNotFound) && store.ReasonOf(err).Kind == store.Regenerated {
+			return nil // by us, the time before
+		}
+		unsure = unsure || !definite(err)
+		return err
+	})
+	cancel()
+	if err != nil {
+		// The old one is another's, or ended, or perhaps still there. In each case
+		// the new one, which nobody knows, must not live.
+		m.lease.remove(s)
+		newKey := s.key
+		m.after(func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.o.LockTimeout)
+			defer cancel()
+			m.repeat(ctx, untilDefinite, func(ctx context.Context) error {
+				return m.store.Remove(ctx, newKey, store.Lock{}, store.Reason{Kind: store.Abandoned})
+			})
+		})
+		s.setKey(oldKey)
+		s.rec, s.locked, s.line = old, true, oldLine
+		if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrLockLost) {
+			s.letGo()
+		}
+		return s.outcome(err)
+	}
+	s.line = store.ID{}
+	m.queue.leave(oldLine)
+	s.born(id)
+	s.applied(ch, it)
+	return nil
+}
+
+// write makes one Save and, if it succeeds, the saved content the base.
+func (s *Session) write(ctx context.Context, ch *changes, it *items.Item, lock store.Lock, hold bool) error {
+	m := s.m
+	rec := s.rec
+	rec.Lock = lock
+	release, err := s.fill(&rec, ch, it)
+	if err != nil {
+		return err
+	}
+	defer release()
+	next := store.NewVersion()
+	sctx, cancel := m.storeContext(ctx)
+	defer cancel()
+	key := s.key
+	if err := m.repeat(sctx, untilDefinite, func(ctx context.Context) error { return m.store.Save(ctx, key, &rec, next, hold) }); err != nil {
+		return err
+	}
+	s.rec.Advance(next)
+	s.applied(ch, it)
+	return nil
+}
+
+var bodies = sync.Pool{New: func() any { return new([]byte) }}
+
+// fill puts the content it into rec, as items or as bytes.
+func (s *Session) fill(rec *store.Record, ch *changes, it *items.Item) (release func(), err error) {
+	rec.Timeout = slack(ch.now.timeout)
+	rec.Subject = ch.now.subject
+	rec.Flags &^= store.Uninitialized
+	rec.Body, rec.Items = nil, nil
+	if n := it.Size(); n > s.m.o.MaxBytes {
+		return nil, fmt.Errorf("%w: %d bytes of %d", ErrTooLarge, n, s.m.o.MaxBytes)
+	}
+	if s.m.local {
+		rec.Items = it
+		return func() {}, nil
+	}
+	buf := bodies.Get().(*[]byte)
+	*buf, err = it.Append((*buf)[:0])
+	if err != nil {
+		return nil, fmt.Errorf("holdfast: %w", err)
+	}
+	rec.Body = *buf
+	return func() { bodies.Put(buf) }, nil
+}
+
+// outcome is what the application is told of a store's error at a save.
+func (s *Session) outcome(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, store.ErrNotFound):
+		return fmt.Errorf("%w (%v)", ErrEnded, store.ReasonOf(err).Kind)
+	case errors.Is(err, store.ErrLockLost), errors.Is(err, store.ErrConflict):
+		return fmt.Errorf("%w: %w", ErrConflict, err)
+	case errors.Is(err, store.ErrTooLarge):
+		return fmt.Errorf("%w: %w", ErrTooLarge, err)
+	}
+	return err
+}
+
+// letGo forgets a lock that the store has taken back, and lets the next in line go.
+func (s *Session) letGo() {
+	line := s.line
+	s.m.lease.remove(s)
+	s.locked, s.line = false, store.ID{}
+	s.mu.Lock()
+	s.merging = true
+	s.mu.Unlock()
+	if line.Session != "" {
+		s.m.queue.leave(line)
+	}
+}
+
+// unlock gives the lock up, if we have it. Called with io held.
+func (s *Session) unlock(later bool) {
+	if !s.locked {
+		return
+	}
+	m, key, lock, line := s.m, s.key, s.rec.Lock, s.line
+	s.line = store.ID{}
+	s.letGo()
+	release := func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(&s.ctx), m.o.LockTimeout)
+		defer cancel()
+		err := m.repeat(ctx, untilDefinite, func(ctx context.Context) error { return m.store.Unlock(ctx, key, lock) })
+		if err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrLockLost) {
+			m.report(ctx, err, "a lock could not be given back", s)
+		}
+		if line.Session != "" {
+			m.queue.leave(line)
+		}
+	}
+	if later {
+		m.after(release)
+	} else {
+		release()
+	}
+}
+
+// abandon ends the stored session and leaves s empty. Called with io held.
+func (s *Session) abandon() error {
+	m := s.m
+	if err := s.overdue(); err != nil {
+		return err
+	}
+	if s.stored {
+		ctx, cancel := m.storeContext(&s.ctx)
+		defer cancel()
+		key := s.key
+		err := m.repeat(ctx, untilDefinite, func(ctx context.Context) error {
+			return m.store.Remove(ctx, key, store.Lock{}, store.Reason{Kind: store.Abandoned})
+		})
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if s.err == nil {
+				s.err = err
+			}
+			return err
+		}
+		s.letGo()
+		s.stored = false
+	}
+	s.rec = store.Record{}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sayGone = s.sayGone || s.id != ""
+	s.id, s.key = "", store.ID{}
+	s.base = &items.Item{Timeout: m.o.Timeout}
+	s.kept = traits{timeout: m.o.Timeout}
+	s.discard()
+	s.isNew, s.merging = true, false
+	s.created, s.lost = s.rec.Created, store.Reason{}
+	return nil
+}
+
+// overdue is the error of a call after the request has ended.
+func (s *Session) overdue() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.finished {
+		return ErrFinished
+	}
+	return nil
+}

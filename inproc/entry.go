@@ -1,0 +1,185 @@
+package inproc
+
+import (
+	"math"
+	"strings"
+	"sync"
+	"time"
+	"unique"
+
+	"github.com/holdfast-session/holdfast/store"
+)
+
+// An entry is a session. It is guarded by the mutex of its shard.
+//
+// A store has as many of them as it has visitors, so every field counts: this is
+// 144 bytes, a size class of the allocator. What only a locked session needs is in
+// its hold.
+type entry struct {
+	app      unique.Handle[string]
+	session  string
+	deadline int64  // when it expires, by Store.now
+	hold     *hold  // while it is locked
+	timeout  uint32 // seconds
+	cookie   int32  // the last one issued
+
+	content  any // a *body, else what Record.Items was
+	version  store.Version
+	history  [3]store.Version
+	acquired store.Version
+	created  int64 // nanoseconds of Unix time
+	subject  *string
+	flags    store.Flags
+
+	slot       uint16 // of the wheel, in whose list it is
+	prev, next *entry
+}
+
+// A body is a content that came as bytes. It belongs to one entry and is written
+// over by the next Save, so that a steady session costs no allocation.
+type body struct{ bytes []byte }
+
+func newEntry(id store.ID, rec *store.Record) *entry {
+	created := rec.Created
+	if created.IsZero() {
+		created = time.Now()
+	}
+	e := &entry{
+		app:     unique.Make(id.App), // clones, and keeps one for all sessions
+		session: strings.Clone(id.Session),
+		created: created.UnixNano(),
+	}
+	e.write(rec, rec.Version)
+	e.history = rec.History
+	return e
+}
+
+// is reports whether e is the session of this ID.
+func (e *entry) is(id store.ID) bool { return e.session == id.Session && e.app.Value() == id.App }
+
+func (e *entry) id() store.ID { return store.ID{App: e.app.Value(), Session: e.session} }
+
+// seen reports whether v is the version or in the history, as [store.Record.Seen].
+func (e *entry) seen(v store.Version) bool {
+	return v != 0 && (e.version == v || e.history[0] == v || e.history[1] == v || e.history[2] == v)
+}
+
+// read fills rec with all there is to know.
+func (e *entry) read(rec *store.Record, now int64) {
+	rec.Version, rec.History, rec.Acquired = e.version, e.history, e.acquired
+	rec.Lock = store.Lock{Cookie: e.cookie}
+	rec.Locked, rec.LockAge = false, 0
+	if h := e.hold; h != nil {
+		rec.Lock.Owner = h.owner
+		rec.Locked, rec.LockAge = true, time.Duration(now-h.since)
+	}
+	rec.Timeout = time.Duration(e.timeout) * time.Second
+	rec.Created = time.Unix(0, e.created).UTC()
+	rec.Flags = e.flags
+	rec.Subject = ""
+	if e.subject != nil {
+		rec.Subject = *e.subject
+	}
+	rec.Body, rec.Items = rec.Body[:0], e.content
+	if b, ok := e.content.(*body); ok {
+		rec.Body, rec.Items = append(rec.Body, b.bytes...), nil
+	}
+}
+
+// write takes over what a Save may change, under a new version.
+func (e *entry) write(rec *store.Record, next store.Version) {
+	e.history = [3]store.Version{e.version, e.history[0], e.history[1]}
+	e.version = next
+	e.timeout = seconds(rec.Timeout)
+	e.flags = rec.Flags
+	switch {
+	case rec.Subject == "":
+		e.subject = nil
+	case e.subject == nil || *e.subject != rec.Subject:
+		subject := strings.Clone(rec.Subject)
+		e.subject = &subject
+	}
+	if rec.Items != nil || len(rec.Body) == 0 {
+		e.content = rec.Items
+		return
+	}
+	b, ok := e.content.(*body)
+	if !ok || cap(b.bytes) > 2*len(rec.Body)+512 { // a session that shrank gives its memory back
+		b = new(body)
+		e.content = b
+	}
+	b.bytes = append(b.bytes[:0], rec.Body...)
+}
+
+// seconds rounds up, and never to more than what fits: 136 years.
+func seconds(d time.Duration) uint32 {
+	s := (max(d, 0) + time.Second - 1) / time.Second
+	return uint32(min(s, math.MaxUint32))
+}
+
+// after is the moment d from now; one that is too far away to be met is none.
+func after(now int64, d time.Duration) int64 { return now + min(int64(d), math.MaxInt64/2) }
+
+// A shard keeps a part of the sessions.
+type shard struct {
+	mu       sync.Mutex
+	sessions table
+	free     []*hold // to be used again
+	wheel    wheel
+	_        [64]byte // keeps the mutexes of two shards from sharing a cache line
+}
+
+// find returns the session if it is there at this moment, or nil.
+func (s *Store) find(sh *shard, key uint64, id store.ID, now int64) *entry {
+	e := sh.sessions.get(key, id)
+	if e != nil && now >= e.deadline {
+		return s.settle(sh, e, now)
+	}
+	return e
+}
+
+// begin makes e, with its hold if it is to have one, a session.
+func (s *Store) begin(sh *shard, key uint64, e *entry, now int64) {
+	sh.sessions.put(key, e)
+	s.count.Add(1)
+	e.deadline = after(now, time.Duration(e.timeout)*time.Second)
+	s.arm(sh.wheel.link(e, now), now)
+}
+
+// end is the one place where a session ends, for whatever reason: why.Age ago.
+func (s *Store) end(sh *shard, key uint64, e *entry, why store.Reason, now int64) {
+	sh.sessions.delete(key, e)
+	sh.wheel.unlink(e)
+	s.ended.add(key, why, now)
+	if h := e.hold; h != nil {
+		for _, w := range h.waiting {
+			w.done(&store.NotFoundError{Reason: why})
+		}
+		e.hold = nil
+		sh.freeHold(h)
+	}
+	if s.count.Add(-1) == 0 {
+		s.rest()
+	}
+}
+
+// restart makes the session expire its timeout from now, though not before its
+// holder was promised.
+func (s *Store) restart(sh *shard, e *entry, now int64) {
+	d := after(now, time.Duration(e.timeout)*time.Second)
+	if h := e.hold; h != nil {
+		d = max(d, after(h.since, h.stale))
+	}
+	s.expireAt(sh, e, d, now)
+}
+
+// expireAt sets the deadline. The wheel learns by itself of one that was put off;
+// it must be told of one that came nearer (a shorter timeout).
+func (s *Store) expireAt(sh *shard, e *entry, deadline, now int64) {
+	sooner := deadline < e.deadline
+	e.deadline = deadline
+	if sooner {
+		sh.wheel.unlink(e)
+		s.arm(sh.wheel.link(e, now), now)
+	}
+}

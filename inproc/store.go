@@ -1,0 +1,342 @@
+// Package inproc keeps sessions in this process: ASP.NET's mode InProc. It is the
+// fastest place for them and the shortest-lived: they end with the process.
+//
+//	sessions := holdfast.New(inproc.New(nil), nil)
+//
+// A session's content is kept as package holdfast made it ([store.Record].Items),
+// shared and never copied; where it comes as bytes (a state server that keeps
+// everything in memory), these are copied in and out.
+//
+// # Expiry
+//
+// A session whose timeout has passed is gone for every call at that moment. The
+// memory it takes is given back by a sweep at most about a second later, which
+// costs a store without sessions nothing: there is no goroutine between two sweeps,
+// and no timer while nothing is there.
+//
+// # Concurrency
+//
+// Sessions are spread over shards by a hash of their ID, each under a mutex of its
+// own that is held for the length of one call (or of a small batch of a sweep),
+// never while anybody waits. The lock of a session has nothing to do with it: that
+// is a field, and those who wait for it sleep on a channel of their own.
+//
+// Mutexes are taken in this order, the later ones briefly and as the last:
+//
+//	shard.mu → sweeper.mu
+//	shard.mu → tombstones.mu
+//
+// No call has two shards, and sweeper.mu and tombstones.mu are never held together.
+package inproc
+
+import (
+	"context"
+	"hash/maphash"
+	"math/bits"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/holdfast-session/holdfast/store"
+)
+
+// Options configure a [Store]. The zero value, and a nil pointer, is a good choice.
+type Options struct {
+	// Tombstones is how many ended sessions are remembered at most, the latest
+	// ones, so that a request that still carries the ID of one is told how it ended.
+	// Each takes about 45 bytes. Default 131,072; negative for none.
+	Tombstones int
+
+	// CountCookies makes the lock cookies of a session count from 1, as those of
+	// Microsoft's state server do, instead of being random. A client that knows a
+	// lock by its cookie alone may then take another's lock for its own after the
+	// session was removed and created again. In this mode Create takes rec's
+	// Lock.Cookie, if it is not zero, for the last one issued.
+	CountCookies bool
+}
+
+// defaultTombstones covers a timeout of twenty minutes at a hundred ends a second.
+const defaultTombstones = 1 << 17
+
+// shards is a power of two, so large that even on a large machine two calls seldom
+// meet, and so small that an empty store is small.
+const shards = 64
+
+// Store is a [store.Store] in this process. It is safe for concurrent use.
+type Store struct {
+	start   time.Time // the origin of all times here: what now counts from
+	seed    maphash.Seed
+	count   atomic.Int64 // sessions that are there, or expired and not swept yet
+	exact   bool         // Options.CountCookies
+	app     atomic.Pointer[app]
+	sweeper sweeper
+	ended   tombstones
+	shard   [shards]shard
+}
+
+var _ store.ItemKeeper = (*Store)(nil)
+
+// New returns an empty store. A nil o means the defaults.
+func New(o *Options) *Store {
+	if o == nil {
+		o = &Options{}
+	}
+	s := &Store{start: time.Now(), seed: maphash.MakeSeed(), exact: o.CountCookies}
+	s.sweeper.at.Store(never)
+	s.ended.max = o.Tombstones
+	if o.Tombstones == 0 {
+		s.ended.max = defaultTombstones
+	}
+	return s
+}
+
+// Close stops the sweeping for good. Calls that are still under way, and later
+// ones, work as before, but what expires is not given back any more. It returns nil,
+// and may be called again.
+func (s *Store) Close() error {
+	s.sweeper.close()
+	return nil
+}
+
+// KeepsItems reports true: this store keeps [store.Record].Items.
+func (s *Store) KeepsItems() bool { return true }
+
+// now is the store's clock: nanoseconds since it was made, monotonic, so that a
+// jump of the wall clock ends no session.
+func (s *Store) now() int64 { return int64(time.Since(s.start)) }
+
+// key is what the session is found by. Two IDs may share one.
+func (s *Store) key(id store.ID) uint64 {
+	h := maphash.String(s.seed, id.Session)
+	if a := s.app.Load(); a != nil && a.name == id.App {
+		return h ^ a.hash
+	}
+	return h ^ s.appHash(id.App)
+}
+
+// An app is an application's name with its hash.
+type app struct {
+	name string
+	hash uint64
+}
+
+// appHash returns the part of the key that the application makes. The first one's is
+// kept at hand, because most stores serve no other.
+func (s *Store) appHash(name string) uint64 {
+	hash := bits.RotateLeft64(maphash.String(s.seed, name), 29) // two equal strings must not cancel out
+	if s.app.Load() == nil {
+		s.app.CompareAndSwap(nil, &app{strings.Clone(name), hash})
+	}
+	return hash
+}
+
+// of returns the shard of a key. (Its table goes by the lower bits.)
+func (s *Store) of(key uint64) *shard { return &s.shard[key>>58%shards] }
+
+// Load implements [store.Store].
+func (s *Store) Load(ctx context.Context, id store.ID, rec *store.Record) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	key := s.key(id)
+	sh := s.of(key)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	now := s.now()
+	e := s.find(sh, key, id, now)
+	if e == nil {
+		return s.absent(key, now)
+	}
+	s.restart(sh, e, now)
+	e.read(rec, now)
+	return nil
+}
+
+// Lock implements [store.Store]. Whoever waits gets the lock in order of arrival,
+// except that a caller whose o.Stale has passed takes it from its holder without
+// regard to others who wait for longer than that.
+func (s *Store) Lock(ctx context.Context, id store.ID, o store.LockOptions, rec *store.Record) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	key := s.key(id)
+	sh := s.of(key)
+	sh.mu.Lock()
+	now := s.now()
+	e := s.find(sh, key, id, now)
+	if e != nil && e.hold != nil && len(e.hold.waiting) > 0 {
+		e = s.settle(sh, e, now) // who came before us is served before us
+	}
+	if e == nil {
+		sh.mu.Unlock()
+		return s.absent(key, now)
+	}
+	h := e.hold
+	switch {
+	case h == nil:
+		s.acquire(sh, e, o.Owner, o.Stale, now)
+	case h.by(o.Owner):
+		s.renew(e, o.Stale, now)
+	case o.Stale > 0 && now-h.since >= int64(o.Stale):
+		s.acquire(sh, e, o.Owner, o.Stale, now)
+	case o.Wait > 0:
+		w := e.queue(o, rec, now)
+		sleep := w.patience(e, now)
+		sh.mu.Unlock()
+		return s.wait(ctx, sh, e, w, sleep)
+	default:
+		err := e.lockedError(now)
+		sh.mu.Unlock()
+		return err
+	}
+	e.read(rec, now)
+	sh.mu.Unlock()
+	return nil
+}
+
+// Create implements [store.Store]. It never fails with [store.ErrFull] or
+// [store.ErrTooLarge].
+func (s *Store) Create(ctx context.Context, id store.ID, rec *store.Record, hold bool) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	key := s.key(id)
+	sh := s.of(key)
+	e := newEntry(id, rec) // outside the mutex: it allocates and copies
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	now := s.now()
+	if have := s.find(sh, key, id, now); have != nil {
+		if !have.seen(rec.Version) {
+			return store.ErrExists
+		}
+		if hold && have.hold.by(rec.Lock.Owner) {
+			rec.Lock.Cookie = have.cookie
+		}
+		return nil
+	}
+	if s.exact {
+		e.cookie = max(rec.Lock.Cookie, 1)
+	}
+	if hold {
+		if !s.exact {
+			e.cookie = s.nextCookie(e)
+		}
+		e.acquired = e.version
+		e.hold = sh.newHold()
+		e.hold.owner, e.hold.since = rec.Lock.Owner, now
+		rec.Lock.Cookie = e.cookie
+	}
+	s.begin(sh, key, e, now)
+	return nil
+}
+
+// Save implements [store.Store]. It never fails with [store.ErrFull] or
+// [store.ErrTooLarge].
+func (s *Store) Save(ctx context.Context, id store.ID, rec *store.Record, next store.Version, hold bool) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	key := s.key(id)
+	sh := s.of(key)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	now := s.now()
+	e := s.find(sh, key, id, now)
+	switch {
+	case e == nil:
+		return s.absent(key, now)
+	case e.seen(next):
+		return nil
+	case e.hold != nil && !rec.Lock.Names(e.lock()):
+		if rec.Lock.IsZero() {
+			return e.lockedError(now)
+		}
+		return store.ErrLockLost
+	case e.version != rec.Version:
+		if rec.Lock.IsZero() {
+			return store.ErrConflict
+		}
+		return store.ErrLockLost
+	}
+	e.write(rec, next)
+	if hold && !rec.Lock.IsZero() {
+		s.keep(sh, e, rec.Lock, now)
+		s.restart(sh, e, now)
+	} else {
+		s.release(sh, e, now)
+	}
+	return nil
+}
+
+// Unlock implements [store.Store].
+func (s *Store) Unlock(ctx context.Context, id store.ID, lock store.Lock) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	key := s.key(id)
+	sh := s.of(key)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	now := s.now()
+	e := s.find(sh, key, id, now)
+	switch {
+	case e == nil:
+		return s.absent(key, now)
+	case e.hold == nil:
+		return nil
+	case !lock.Names(e.lock()):
+		return store.ErrLockLost
+	}
+	s.release(sh, e, now)
+	return nil
+}
+
+// Remove implements [store.Store].
+func (s *Store) Remove(ctx context.Context, id store.ID, lock store.Lock, why store.Reason) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	key := s.key(id)
+	sh := s.of(key)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	now := s.now()
+	e := s.find(sh, key, id, now)
+	switch {
+	case e == nil:
+		return s.absent(key, now)
+	case !lock.IsZero() && (e.hold == nil || !lock.Names(e.lock())):
+		return store.ErrLockLost
+	}
+	why.Age = 0
+	s.end(sh, key, e, why, now)
+	return nil
+}
+
+// Touch implements [store.Store].
+func (s *Store) Touch(ctx context.Context, id store.ID) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	key := s.key(id)
+	sh := s.of(key)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	now := s.now()
+	e := s.find(sh, key, id, now)
+	if e == nil {
+		return s.absent(key, now)
+	}
+	s.restart(sh, e, now)
+	return nil
+}
+
+// absent is the error of a call on a session that is not there.
+func (s *Store) absent(key uint64, now int64) error {
+	why, known := s.ended.reason(key, now)
+	if !known {
+		why = store.Reason{Kind: store.Restarted, Age: time.Duration(now)}
+	}
+	return &store.NotFoundError{Reason: why}
+}

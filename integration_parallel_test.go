@@ -1,0 +1,332 @@
+package holdfast_test
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/holdfast-session/holdfast"
+	"github.com/holdfast-session/holdfast/store"
+	"github.com/holdfast-session/holdfast/storetest"
+)
+
+// application is what the workers run, and what a site runs that is compared with
+// them. Where a page has /{access}/ it exists for Exclusive and Merge.
+//
+//	/{access}/put?slot=n    sets slot n to n
+//	/{access}/hit           adds one to the hits
+//	/{access}/hold?gate=url the same, and asks url before it ends
+//	/hits                   the hits, read-only
+//	/missing                how many slots are not what put made them
+//	/look                   the hits, with exclusive access and nothing changed
+func application(m *holdfast.Manager) http.Handler {
+	mux := http.NewServeMux()
+	page := func(path string, a holdfast.Access, h func(r *http.Request, s *holdfast.Session) any) {
+		mux.Handle(path, m.With(a).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprint(w, h(r, holdfast.From(r)))
+		})))
+	}
+	for _, a := range []holdfast.Access{holdfast.Exclusive, holdfast.Merge} {
+		page(fmt.Sprintf("/%v/put", a), a, func(r *http.Request, s *holdfast.Session) any {
+			n, err := strconv.Atoi(r.FormValue("slot"))
+			if err == nil {
+				slots[n].Set(s, n)
+			}
+			return err
+		})
+		page(fmt.Sprintf("/%v/hit", a), a, func(_ *http.Request, s *holdfast.Session) any {
+			hits.Update(s, increment)
+			return hits.Get(s)
+		})
+		page(fmt.Sprintf("/%v/hold", a), a, func(r *http.Request, s *holdfast.Session) any {
+			hits.Update(s, increment)
+			resp, err := http.Get(r.FormValue("gate"))
+			if err != nil {
+				return err
+			}
+			resp.Body.Close()
+			return hits.Get(s)
+		})
+	}
+	page("/look", holdfast.Exclusive, func(_ *http.Request, s *holdfast.Session) any { return hits.Get(s) })
+	page("/hits", holdfast.ReadOnly, func(_ *http.Request, s *holdfast.Session) any { return hits.Get(s) })
+	page("/missing", holdfast.ReadOnly, func(_ *http.Request, s *holdfast.Session) any {
+		missing := 0
+		for i, slot := range slots {
+			if v, err := slot.Lookup(s); err != nil || v != i || !slot.Has(s) {
+				missing++
+			}
+		}
+		return missing
+	})
+	return m.Handler(mux)
+}
+
+// fifty makes fifty requests at once, dealt to the browsers in turn, and returns
+// how many were answered with each status.
+func fifty(browsers []*browser, path func(i int) string) map[int]int {
+	var mu sync.Mutex
+	statuses := make(map[int]int)
+	var wg sync.WaitGroup
+	for i := range 50 {
+		wg.Go(func() {
+			rp := browsers[i%len(browsers)].get(path(i))
+			mu.Lock()
+			statuses[rp.status]++
+			mu.Unlock()
+		})
+	}
+	wg.Wait()
+	return statuses
+}
+
+// testNothingLost lets the browsers, which have one session, make fifty requests
+// that each set a key of their own, and fifty that each update one counter.
+func testNothingLost(t *testing.T, a holdfast.Access, browsers ...*browser) {
+	t.Helper()
+	b := browsers[0]
+	if st := fifty(browsers, func(i int) string { return fmt.Sprintf("/%v/put?slot=%d", a, i) }); st[200] != 50 {
+		t.Errorf("%v, keys of their own: statuses %v, want 50 times 200", a, st)
+	}
+	b.want("/missing", "0")
+	before, _ := strconv.Atoi(b.get("/hits").body)
+	if st := fifty(browsers, func(int) string { return fmt.Sprintf("/%v/hit", a) }); st[200] != 50 {
+		t.Errorf("%v, one counter: statuses %v, want 50 times 200", a, st)
+	}
+	b.want("/hits", strconv.Itoa(before+50))
+}
+
+var changing = []holdfast.Access{holdfast.Exclusive, holdfast.Merge}
+
+func TestNothingIsLostInFiftyParallelRequests(t *testing.T) {
+	inEveryMode(t, func(t *testing.T, md mode) {
+		for _, a := range changing {
+			t.Run(a.String(), func(t *testing.T) {
+				st := newShop(t, md, nil)
+				st.Handle("/", application(st.m))
+				b := st.browser()
+				b.want("/Exclusive/hit", "1")
+				testNothingLost(t, a, b)
+			})
+		}
+	})
+}
+
+func TestNothingIsLostWhileRepliesAre(t *testing.T) {
+	inEveryMode(t, func(t *testing.T, md mode) {
+		for seed, a := range changing {
+			t.Run(a.String(), func(t *testing.T) {
+				st := newShop(t, md, nil)
+				st.Handle("/", application(st.m))
+				st.faults.Rule = storetest.Random(uint64(seed), 0, 0.2)
+				b := st.browser()
+				b.want("/Exclusive/hit", "1")
+				testNothingLost(t, a, b)
+			})
+		}
+	})
+}
+
+// With calls refused too, some requests are answered with 503. Those that are not
+// are counted, those that are are not, unless nobody can know.
+func TestCounterEqualsWhatWasAcknowledged(t *testing.T) {
+	inEveryMode(t, func(t *testing.T, md mode) {
+		for seed, a := range changing {
+			t.Run(a.String(), func(t *testing.T) {
+				st := newShop(t, md, nil)
+				st.Handle("/", application(st.m))
+				b := st.browser()
+				b.want("/Exclusive/hit", "1")
+				faulty := buildShop(t, st.store, &holdfast.Options{App: st.app})
+				faulty.faults.Rule = storetest.Random(uint64(seed), 0.1, 0.2)
+				st.Handle("/faulty/", http.StripPrefix("/faulty", application(faulty.m)))
+				statuses := fifty([]*browser{b}, func(int) string { return fmt.Sprintf("/faulty/%v/hit", a) })
+				if statuses[200]+statuses[503] != 50 || statuses[200] < 10 {
+					t.Errorf("statuses %v, want 200 and 503 only", statuses)
+				}
+				n, _ := strconv.Atoi(b.get("/hits").body)
+				least, most := 1+statuses[200], 1+statuses[200]
+				if faulty.errs.has(store.ErrUnsure) {
+					most = 51
+				}
+				if n < least || n > most {
+					t.Errorf("the counter is %d after the statuses %v", n, statuses)
+				}
+			})
+		}
+	})
+}
+
+// startWorkers starts two workers over one state server, and returns a browser for
+// each; both have one session, with one hit.
+func startWorkers(t *testing.T, c programConfig) (p [2]*process, b [2]*browser) {
+	t.Helper()
+	c.Server, c.App = sharedServer.addr(t), "/"+t.Name()
+	to := &http.Transport{MaxIdleConnsPerHost: 100}
+	for i := range p {
+		c.Seed++
+		p[i] = run(t, "worker", c)
+		b[i] = newBrowser(t, to, "http://"+p[i].addr)
+	}
+	t.Cleanup(to.CloseIdleConnections)
+	b[0].want("/Exclusive/hit", "1")
+	b[1].setID(b[0].id())
+	b[1].want("/hits", "1")
+	return p, b
+}
+
+func TestNothingIsLostBetweenTwoProcesses(t *testing.T) {
+	for name, lose := range map[string]float64{"": 0, " while replies are lost": 0.2} {
+		for _, a := range changing {
+			t.Run(a.String()+name, func(t *testing.T) {
+				t.Parallel()
+				_, b := startWorkers(t, programConfig{LoseReplies: lose})
+				testNothingLost(t, a, b[0], b[1])
+			})
+		}
+	}
+}
+
+func TestMergeContentionBounded(t *testing.T) {
+	inEveryMode(t, func(t *testing.T, md mode) {
+		st := newShop(t, md, nil)
+		st.Handle("/", application(st.m))
+		var all sync.WaitGroup // have read before any saves
+		all.Add(50)
+		st.do("/together", holdfast.Merge, func(s *holdfast.Session) any {
+			hits.Update(s, increment)
+			all.Done()
+			all.Wait()
+			return nil
+		})
+		b := st.browser()
+		b.want("/Exclusive/hit", "1")
+		before := st.faults.Count()
+		if statuses := fifty([]*browser{b}, func(int) string { return "/together" }); statuses[200] != 50 {
+			t.Errorf("statuses %v, want 50 times 200", statuses)
+		}
+		if n := st.faults.Count() - before; n > 500 {
+			t.Errorf("50 merges took %d calls of the store, want at most 500", n)
+		} else {
+			t.Logf("50 merges took %d calls of the store", n)
+		}
+		b.want("/hits", "51")
+	})
+}
+
+// Merged requests that overwrite what they have read, and another has changed
+// meanwhile, are refused; those that touch something else are not.
+func TestMergeRefusesToOverwriteWhatAnotherChanged(t *testing.T) {
+	inEveryMode(t, func(t *testing.T, md mode) {
+		for name, c := range map[string]struct {
+			change func(s *holdfast.Session)
+			status int
+		}{
+			"Set of a key that was read":    {func(s *holdfast.Session) { note.Set(s, note.Get(s)+"b") }, 409},
+			"a mutation":                    {func(s *holdfast.Session) { tags.Get(s)["b"] = 1 }, 409},
+			"Delete of a key that was read": {func(s *holdfast.Session) { note.Take(s) }, 409},
+			"blind Set":                     {func(s *holdfast.Session) { note.Set(s, "b") }, 200},
+			"Update":                        {func(s *holdfast.Session) { note.Update(s, func(v string) string { return v + "b" }) }, 200},
+			"another key":                   {func(s *holdfast.Session) { hits.Set(s, hits.Get(s)+1) }, 200},
+		} {
+			t.Run(name, func(t *testing.T) {
+				st := newShop(t, md, nil)
+				g := newGate()
+				st.do("/begin", holdfast.Exclusive, func(s *holdfast.Session) any {
+					note.Set(s, "")
+					tags.Set(s, map[string]int{})
+					return nil
+				})
+				st.do("/slow", holdfast.Merge, func(s *holdfast.Session) any {
+					c.change(s)
+					g.pass()
+					return nil
+				})
+				st.do("/fast", holdfast.Merge, func(s *holdfast.Session) any {
+					note.Set(s, "a")
+					tags.Set(s, map[string]int{"a": 1})
+					return nil
+				})
+				st.do("/show", holdfast.ReadOnly, func(s *holdfast.Session) any {
+					return fmt.Sprint(note.Get(s), tags.Get(s), hits.Get(s))
+				})
+				b := st.browser()
+				b.get("/begin")
+				slow := b.begin("/slow")
+				g.await(t)
+				b.wantStatus("/fast", 200)
+				g.open()
+				rp := receive(t, slow)
+				if rp.status != c.status {
+					t.Errorf("%d %q, want %d", rp.status, rp.body, c.status)
+				}
+				if refused := rp.status == 409; refused != st.errs.has(holdfast.ErrConflict) {
+					t.Errorf("the hook heard of a conflict: %v", !refused)
+				}
+				after := b.get("/show").body
+				if c.status == 409 && after != "amap[a:1] 0" {
+					t.Errorf("a refused request left %q", after)
+				}
+				if name == "Update" && after != "abmap[a:1] 0" {
+					t.Errorf("the Update was not run again: %q", after)
+				}
+			})
+		}
+	})
+}
+
+// An Update runs again on the newest value, but only where that is needed, and
+// never because a reply was lost.
+func TestUpdateRunsOncePerWrite(t *testing.T) {
+	inEveryMode(t, func(t *testing.T, md mode) {
+		st := newShop(t, md, nil)
+		runs := 0
+		st.do("/hit", holdfast.Merge, func(s *holdfast.Session) any {
+			hits.Update(s, func(n int) int { runs++; return n + 1 })
+			return hits.Get(s)
+		})
+		st.faults.Rule = storetest.Nth("Save", 1, storetest.LoseReply)
+		b := st.browser()
+		b.want("/hit", "1")
+		b.want("/hit", "2")
+		b.want("/hit", "3")
+		if n := st.faults.Count("Save"); n != 3 {
+			t.Errorf("%d Saves for two changes, one of whose replies was lost", n)
+		}
+		// once in the handler, once more over the base at each save
+		if runs > 6 {
+			t.Errorf("the function ran %d times for three changes", runs)
+		}
+	})
+}
+
+func TestExclusiveRequestsTakeTurns(t *testing.T) {
+	inEveryMode(t, func(t *testing.T, md mode) {
+		st := newShop(t, md, nil)
+		other := openShop(t, st.store, &holdfast.Options{App: st.app}) // has a queue of its own
+		var inside sync.Mutex
+		for _, sh := range []*shop{st, other} {
+			sh.do("/turn", holdfast.Exclusive, func(s *holdfast.Session) any {
+				if !inside.TryLock() {
+					t.Error("two at a time")
+					return nil
+				}
+				defer inside.Unlock()
+				hits.Set(s, hits.Get(s)+1)
+				<-time.After(time.Millisecond)
+				return hits.Get(s)
+			})
+		}
+		a := st.browser()
+		a.want("/turn", "1")
+		b := other.browser()
+		b.setID(a.id())
+		if statuses := fifty([]*browser{a, b}, func(int) string { return "/turn" }); statuses[200] != 50 {
+			t.Errorf("statuses %v, want 50 times 200", statuses)
+		}
+		a.want("/turn", "52")
+	})
+}

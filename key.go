@@ -1,0 +1,279 @@
+package holdfast
+
+import (
+	"fmt"
+	"reflect"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/holdfast-session/holdfast/items"
+)
+
+// A Key is the name and the type of a value that sessions have. Declare it once,
+// as a package variable:
+//
+//	var cart = holdfast.NewKey[[]Line]("cart")
+//
+// A value is kept as its bytes, so that it works alike wherever sessions are kept.
+// One that the handler got and changes in place (a map, a slice, what a pointer
+// points to) is saved without a Set. Times are kept in UTC to 100 ns, durations to
+// 100 ns.
+type Key[T any] struct{ def *definitionOf[T] }
+
+type definitionOf[T any] struct {
+	name  string
+	codec *items.Codec[T]
+}
+
+// declared are the keys of the program by folded name.
+var declared struct {
+	sync.Mutex
+	keys map[string]declaration
+}
+
+type declaration struct {
+	def   any
+	typ   reflect.Type
+	place string
+}
+
+// NewKey declares the value called name, an ASCII name that is the same in upper
+// and lower case.
+//
+// It panics, as regexp.MustCompile does, when the program is wrong: when a T would
+// not survive leaving the process, with the field that would not and what to do
+// about it, and when the name is declared with another type, or in another place.
+func NewKey[T any](name string) Key[T] {
+	_, file, line, _ := runtime.Caller(1)
+	place := fmt.Sprintf("%s:%d", file, line)
+	typ := reflect.TypeFor[T]()
+	if name == "" {
+		panic("holdfast: NewKey: the name is empty")
+	}
+	for i := range len(name) {
+		if name[i] < ' ' || name[i] > '~' {
+			panic(fmt.Sprintf("holdfast: NewKey(%q): a name is printable ASCII", name))
+		}
+	}
+	declared.Lock()
+	defer declared.Unlock()
+	folded := strings.ToLower(name)
+	if d, ok := declared.keys[folded]; ok {
+		if d.typ != typ {
+			panic(fmt.Sprintf("holdfast: NewKey[%v](%q) at %s: the name is declared with type %v at %s", typ, name, place, d.typ, d.place))
+		}
+		if d.place != place && !testing.Testing() {
+			panic(fmt.Sprintf("holdfast: NewKey(%q) at %s: the name is declared at %s already; export that variable, or take another name", name, place, d.place))
+		}
+		return Key[T]{d.def.(*definitionOf[T])}
+	}
+	codec, err := items.NewCodec[T]()
+	if err != nil {
+		panic(fmt.Sprintf("holdfast: NewKey[%v](%q) at %s: %v", typ, name, place, err))
+	}
+	def := &definitionOf[T]{name, codec}
+	if declared.keys == nil {
+		declared.keys = make(map[string]declaration)
+	}
+	declared.keys[folded] = declaration{def, typ, place}
+	return Key[T]{def}
+}
+
+// Name returns the name that the key was declared with.
+func (k Key[T]) Name() string { return k.def.name }
+
+// Get returns the value, or the zero T if there is none, or if it cannot be read
+// (of which [Options.OnError] hears; use [Key.Lookup] to know).
+func (k Key[T]) Get(s *Session) T {
+	v, _, err := k.lookup(s)
+	if err != nil {
+		s.m.report(&s.ctx, err, "a value could not be read", s)
+	}
+	return v
+}
+
+// Lookup returns the value, or the zero T if there is none. The error is that of a
+// value that is there and cannot be read as a T. Its bytes stay as they are until
+// Set replaces them, and the other values work.
+func (k Key[T]) Lookup(s *Session) (T, error) {
+	v, _, err := k.lookup(s)
+	return v, err
+}
+
+// Has reports whether there is a value.
+func (k Key[T]) Has(s *Session) bool {
+	_, ok, err := k.lookup(s)
+	return ok || err != nil
+}
+
+func (k Key[T]) lookup(s *Session) (v T, ok bool, err error) {
+	d := k.def
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.at(d.name, d)
+	if c.live != nil {
+		if live, ok := c.live.(*T); ok {
+			return *live, true, nil
+		}
+	}
+	if c.op == untouched && !c.seen {
+		c.seen = true
+		c.saw, _, _ = s.base.Get(d.name)
+	}
+	raw, ok, err := s.view(d.name)
+	if err == nil && ok {
+		v, err = d.codec.Decode(raw)
+	}
+	if err != nil {
+		return v, false, fmt.Errorf("holdfast: value %q: %w", d.name, err)
+	}
+	if ok && d.codec.Mutable() {
+		live := v
+		c.live, c.from = &live, raw
+	}
+	return v, ok, nil
+}
+
+// Set puts v in. An error is kept in [Session.Err].
+func (k Key[T]) Set(s *Session, v T) {
+	d := k.def
+	raw, err := d.codec.Encode(v)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.writable() {
+		return
+	}
+	if err != nil {
+		s.err = fmt.Errorf("holdfast: value %q: %w", d.name, err)
+		return
+	}
+	c := s.at(d.name, d)
+	d.assign(s, c, set, raw, v)
+}
+
+// assign makes raw, the encoded v, the value of c. Called with mu held.
+func (d *definitionOf[T]) assign(s *Session, c *cell, o op, raw items.Value, v T) {
+	s.gen++
+	c.op, c.val, c.gen = o, raw, s.gen
+	c.live, c.from = nil, raw
+	if o == set {
+		c.fns = nil
+	}
+	if d.codec.Mutable() {
+		live := v
+		c.live = &live
+	}
+}
+
+// Update replaces the value by f of it (of the zero T if there is none). It is how
+// a value is changed that other requests change too: where requests are merged, f
+// is run again on the newest value, so it must depend on nothing else, must not
+// use the session, and may be called more than once. A value that cannot be read
+// is not updated; that is an error, kept in [Session.Err].
+func (k Key[T]) Update(s *Session, f func(T) T) {
+	d := k.def
+	for {
+		s.mu.Lock()
+		if !s.writable() {
+			s.mu.Unlock()
+			return
+		}
+		c := s.at(d.name, d)
+		err := c.settle(s) // a change in place counts as a Set
+		var raw items.Value
+		if err == nil {
+			raw, _, err = s.view(d.name)
+		}
+		var old T
+		if live, ok := c.live.(*T); ok {
+			old = *live
+		} else if err == nil && !raw.IsZero() {
+			old, err = d.codec.Decode(raw)
+		}
+		if err != nil {
+			s.err = fmt.Errorf("holdfast: value %q: %w", d.name, err)
+			s.mu.Unlock()
+			return
+		}
+		gen := c.gen
+		s.mu.Unlock()
+
+		v := f(old)
+		next, err := d.codec.Encode(v)
+
+		s.mu.Lock()
+		c = s.at(d.name, d)
+		switch {
+		case !s.writable():
+		case err != nil:
+			s.err = fmt.Errorf("holdfast: value %q: %w", d.name, err)
+		case c.gen != gen:
+			s.mu.Unlock()
+			continue // another goroutine of this handler was faster
+		case s.merging && c.op != set && c.op != remove && s.cleared == 0:
+			c.fns = append(c.fns, d.updater(f))
+			d.assign(s, c, update, next, v)
+		default:
+			d.assign(s, c, set, next, v)
+		}
+		s.mu.Unlock()
+		return
+	}
+}
+
+func (d *definitionOf[T]) updater(f func(T) T) updater {
+	return func(raw items.Value) (items.Value, error) {
+		var old T
+		if !raw.IsZero() {
+			var err error
+			if old, err = d.codec.Decode(raw); err != nil {
+				return raw, fmt.Errorf("holdfast: value %q: %w", d.name, err)
+			}
+		}
+		next, err := d.codec.Encode(f(old))
+		if err != nil {
+			return raw, fmt.Errorf("holdfast: value %q: %w", d.name, err)
+		}
+		return next, nil
+	}
+}
+
+// Delete takes the value out.
+func (k Key[T]) Delete(s *Session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.writable() {
+		return
+	}
+	s.gen++
+	c := s.at(k.def.name, k.def)
+	c.op, c.val, c.live, c.fns, c.gen = remove, items.Value{}, nil, nil, s.gen
+}
+
+// Take returns the value and deletes it: for messages that are shown once.
+func (k Key[T]) Take(s *Session) T {
+	v := k.Get(s)
+	k.Delete(s)
+	return v
+}
+
+func (d *definitionOf[T]) encode(live any) (items.Value, error) {
+	v, err := d.codec.Encode(*live.(*T))
+	if err != nil {
+		err = fmt.Errorf("holdfast: value %q, changed in place: %w", d.name, err)
+	}
+	return v, err
+}
+
+func (d *definitionOf[T]) again(v items.Value) (items.Value, error) {
+	t, err := d.codec.Decode(v)
+	if err == nil {
+		v, err = d.codec.Encode(t)
+	}
+	if err != nil {
+		err = fmt.Errorf("holdfast: value %q: %w", d.name, err)
+	}
+	return v, err
+}

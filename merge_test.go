@@ -1,0 +1,247 @@
+package holdfast
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/holdfast-session/holdfast/inproc"
+	"github.com/holdfast-session/holdfast/items"
+	"github.com/holdfast-session/holdfast/store"
+)
+
+var (
+	mergeHits = NewKey[int]("merge-hits")
+	mergeName = NewKey[string]("merge-name")
+	mergeTags = NewKey[map[string]int]("merge-tags")
+)
+
+// A visitor is a browser without a network: it keeps the cookie.
+type visitor struct {
+	t      *testing.T
+	m      *Manager
+	cookie string
+}
+
+// visit runs h as one request of the visitor's, with access a, and returns the
+// response.
+func (v *visitor) visit(a Access, h func(s *Session, w http.ResponseWriter)) *httptest.ResponseRecorder {
+	v.t.Helper()
+	w := httptest.NewRecorder()
+	r := httptest.NewRequest("GET", "/", nil)
+	if v.cookie != "" {
+		r.Header.Set("Cookie", v.cookie)
+	}
+	v.m.With(a).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h(From(r), w) })).ServeHTTP(w, r)
+	for _, c := range w.Result().Cookies() {
+		v.cookie = c.Name + "=" + c.Value
+	}
+	return w
+}
+
+func newVisitor(t *testing.T, o *Options) *visitor {
+	st := inproc.New(nil)
+	t.Cleanup(func() { st.Close() })
+	v := &visitor{t: t, m: New(st, o)}
+	v.visit(Exclusive, func(s *Session, _ http.ResponseWriter) {
+		mergeHits.Set(s, 1)
+		mergeName.Set(s, "ann")
+		mergeTags.Set(s, map[string]int{"a": 1})
+	})
+	return v
+}
+
+// between runs mine as a merged request during which another one runs whole.
+func (v *visitor) between(mine, other func(s *Session), then func(s *Session)) *httptest.ResponseRecorder {
+	return v.visit(Merge, func(s *Session, _ http.ResponseWriter) {
+		mine(s)
+		if w := v.visit(Merge, func(s *Session, _ http.ResponseWriter) { other(s) }); w.Code != 200 {
+			v.t.Errorf("the other request: %d %s", w.Code, w.Body)
+		}
+		then(s)
+	})
+}
+
+func TestMergeByKey(t *testing.T) {
+	nothing := func(*Session) {}
+	addTag := func(name string) func(s *Session) {
+		return func(s *Session) { mergeTags.Get(s)[name]++ }
+	}
+	for _, test := range []struct {
+		name              string
+		mine, other, then func(s *Session)
+		code              int
+		hits              int
+		who               string
+		tags              int
+	}{
+		{"different keys", nothing, func(s *Session) { mergeHits.Set(s, 5) }, func(s *Session) { mergeName.Set(s, "bob") }, 200, 5, "bob", 1},
+		{"Update is run again",
+			func(s *Session) { mergeHits.Update(s, func(n int) int { return n + 1 }) },
+			func(s *Session) { mergeHits.Update(s, func(n int) int { return n + 10 }) }, nothing, 200, 12, "ann", 1},
+		{"two Updates are run again in order",
+			func(s *Session) {
+				mergeHits.Update(s, func(n int) int { return n + 1 })
+				mergeHits.Update(s, func(n int) int { return n * 2 })
+			},
+			func(s *Session) { mergeHits.Set(s, 10) }, nothing, 200, 22, "ann", 1},
+		{"Update of what was read is run again",
+			func(s *Session) { mergeHits.Get(s); mergeHits.Update(s, func(n int) int { return n + 1 }) },
+			func(s *Session) { mergeHits.Set(s, 10) }, nothing, 200, 11, "ann", 1},
+		{"a blind Set replaces",
+			func(s *Session) { mergeHits.Set(s, 7) }, func(s *Session) { mergeHits.Set(s, 5) }, nothing, 200, 7, "ann", 1},
+		{"a Set of what was read is refused",
+			func(s *Session) { mergeHits.Set(s, mergeHits.Get(s)+1) }, func(s *Session) { mergeHits.Set(s, 5) }, nothing, 409, 5, "ann", 1},
+		{"a Set of what was read and others left alone",
+			func(s *Session) { mergeHits.Set(s, mergeHits.Get(s)+1) }, func(s *Session) { mergeName.Set(s, "bob") }, nothing, 200, 2, "bob", 1},
+		{"a blind Delete deletes",
+			func(s *Session) { mergeHits.Delete(s) }, func(s *Session) { mergeHits.Set(s, 5) }, nothing, 200, 0, "ann", 1},
+		{"a Take of what another changed is refused",
+			func(s *Session) { mergeHits.Take(s) }, func(s *Session) { mergeHits.Set(s, 5) }, nothing, 409, 5, "ann", 1},
+		{"a change in place is a Set of what was read",
+			addTag("b"), addTag("c"), nothing, 409, 1, "ann", 2},
+		{"a change in place beside other keys",
+			addTag("b"), func(s *Session) { mergeHits.Set(s, 5) }, nothing, 200, 5, "ann", 2},
+		{"Update of a map is run again",
+			func(s *Session) {
+				mergeTags.Update(s, func(m map[string]int) map[string]int { m["b"]++; return m })
+			}, addTag("c"), nothing, 200, 1, "ann", 3},
+		{"a Clear clears what came meanwhile too",
+			func(s *Session) { s.Clear(); mergeName.Set(s, "new") }, func(s *Session) { mergeHits.Set(s, 5) }, nothing, 200, 0, "new", 0},
+		{"reading alone never conflicts",
+			func(s *Session) { mergeHits.Get(s); mergeTags.Get(s) }, func(s *Session) { mergeHits.Set(s, 5) }, nothing, 200, 5, "ann", 1},
+		{"nothing is saved where one key conflicts",
+			func(s *Session) { mergeName.Set(s, "bob"); mergeHits.Set(s, mergeHits.Get(s)+1) },
+			func(s *Session) { mergeHits.Set(s, 5) }, nothing, 409, 5, "ann", 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			v := newVisitor(t, nil)
+			w := v.between(test.mine, test.other, test.then)
+			if w.Code != test.code {
+				t.Errorf("status %d (%s), want %d", w.Code, strings.TrimSpace(w.Body.String()), test.code)
+			}
+			v.visit(ReadOnly, func(s *Session, _ http.ResponseWriter) {
+				if n, who, tags := mergeHits.Get(s), mergeName.Get(s), len(mergeTags.Get(s)); n != test.hits || who != test.who || tags != test.tags {
+					t.Errorf("hits %d, name %q, %d tags; want %d, %q, %d", n, who, tags, test.hits, test.who, test.tags)
+				}
+			})
+		})
+	}
+}
+
+// A request that saves twice lays the second change over what is there then, and
+// still knows what it was shown before.
+func TestMergeAfterSave(t *testing.T) {
+	v := newVisitor(t, nil)
+	setHits := func(n int) {
+		v.visit(Merge, func(s *Session, _ http.ResponseWriter) { mergeHits.Set(s, n) })
+	}
+	w := v.visit(Merge, func(s *Session, _ http.ResponseWriter) {
+		shown := mergeHits.Get(s)
+		setHits(5)
+		mergeName.Set(s, "bob")
+		if err := s.Save(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		if shown != 1 {
+			t.Errorf("hits %d, want 1", shown)
+		}
+		mergeHits.Set(s, shown+1)
+	})
+	if w.Code != 409 {
+		t.Errorf("overwriting a value shown before the first save: %d, want 409", w.Code)
+	}
+	w = v.visit(Merge, func(s *Session, _ http.ResponseWriter) {
+		mergeHits.Update(s, func(n int) int { return n + 1 })
+		if err := s.Save(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		setHits(20)
+		mergeHits.Update(s, func(n int) int { return n + 1 })
+	})
+	v.visit(ReadOnly, func(s *Session, _ http.ResponseWriter) {
+		if n := mergeHits.Get(s); w.Code != 200 || n != 21 {
+			t.Errorf("status %d, hits %d, want 200, 21: each Update is applied once", w.Code, n)
+		}
+	})
+}
+
+// An old client of ASP.NET's protocol makes a new session under the ID that was
+// signed out. A request from before must not write into it.
+func TestMergeNeverFollowsANewSessionUnderTheSameID(t *testing.T) {
+	for _, recreate := range []bool{false, true} {
+		v := newVisitor(t, nil)
+		w := v.visit(Merge, func(s *Session, _ http.ResponseWriter) {
+			mergeName.Set(s, "still ann")
+			cookie, key := v.cookie, s.key
+			v.visit(Merge, func(s *Session, _ http.ResponseWriter) {
+				if err := s.Abandon(); err != nil {
+					t.Error(err)
+				}
+			})
+			v.cookie = cookie
+			if recreate {
+				it := &items.Item{Timeout: time.Minute}
+				if err := v.m.store.Create(t.Context(), key, &store.Record{Version: store.NewVersion(), Timeout: time.Minute, Items: it}, false); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+		if w.Code != 409 {
+			t.Errorf("saving into a session that was abandoned (made again: %v): %d, want 409", recreate, w.Code)
+		}
+		v.visit(ReadOnly, func(s *Session, _ http.ResponseWriter) {
+			if name := mergeName.Get(s); name != "" {
+				t.Errorf("made again: %v: the name is %q", recreate, name)
+			}
+		})
+	}
+}
+
+func TestReleaseThenMerge(t *testing.T) {
+	v := newVisitor(t, nil)
+	w := v.visit(Exclusive, func(s *Session, _ http.ResponseWriter) {
+		mergeHits.Update(s, func(n int) int { return n + 1 })
+		if err := s.Release(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		v.visit(Exclusive, func(s *Session, _ http.ResponseWriter) { // would wait for ever if the lock were kept
+			mergeHits.Update(s, func(n int) int { return n + 10 })
+		})
+		mergeHits.Update(s, func(n int) int { return n + 100 })
+	})
+	v.visit(ReadOnly, func(s *Session, _ http.ResponseWriter) {
+		if n := mergeHits.Get(s); w.Code != 200 || n != 112 {
+			t.Errorf("status %d, hits %d, want 200, 112", w.Code, n)
+		}
+	})
+}
+
+func TestErrorsAreSticky(t *testing.T) {
+	v := newVisitor(t, &Options{MaxBytes: 200})
+	w := v.visit(ReadOnly, func(s *Session, _ http.ResponseWriter) {
+		mergeHits.Set(s, 2)
+		if !errors.Is(s.Err(), ErrReadOnly) {
+			t.Errorf("Err() = %v, want ErrReadOnly", s.Err())
+		}
+	})
+	if w.Code != 500 {
+		t.Errorf("a write under ReadOnly: %d, want 500", w.Code)
+	}
+	w = v.visit(Exclusive, func(s *Session, w http.ResponseWriter) {
+		mergeName.Set(s, strings.Repeat("x", 1000))
+		w.Write([]byte("fine"))
+	})
+	if w.Code != 500 || strings.Contains(w.Body.String(), "fine") {
+		t.Errorf("a session past MaxBytes: %d %q, want 500 and nothing of the page", w.Code, w.Body)
+	}
+	v.visit(ReadOnly, func(s *Session, _ http.ResponseWriter) {
+		if mergeName.Get(s) != "ann" {
+			t.Error("a session past MaxBytes was saved")
+		}
+	})
+}
