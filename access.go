@@ -67,7 +67,7 @@ func (rt Route) Handler(h http.Handler) http.Handler {
 		}
 		s.narrow(rt.a)
 		if rt.a != Disabled {
-			s.must()
+			s.must(r.Context())
 		}
 		h.ServeHTTP(w, r)
 	})
@@ -121,7 +121,7 @@ func From(r *http.Request) *Session {
 	if s == nil || s.isDisabled() {
 		panic(ErrNoSession.Error() + ", or With(Exclusive) instead of With(Disabled)")
 	}
-	s.must()
+	s.must(r.Context())
 	return s
 }
 
@@ -132,7 +132,7 @@ func (m *Manager) From(r *http.Request) *Session {
 	if s == nil || s.isDisabled() {
 		panic(ErrNoSession.Error() + ", or With(Exclusive) instead of With(Disabled)")
 	}
-	s.must()
+	s.must(r.Context())
 	return s
 }
 
@@ -144,7 +144,7 @@ func FromContext(ctx context.Context) (*Session, error) {
 	if s == nil || s.isDisabled() {
 		return nil, ErrNoSession
 	}
-	if err := s.acquire(); err != nil {
+	if err := s.acquire(ctx); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -161,8 +161,8 @@ func (s *Session) isDisabled() bool {
 
 // must acquires the session, or ends the handler. The panic is the one value that
 // middlewares which recover let pass.
-func (s *Session) must() {
-	if err := s.acquire(); err != nil {
+func (s *Session) must(ctx context.Context) {
+	if err := s.acquire(ctx); err != nil {
 		s.stop(err)
 		panic(http.ErrAbortHandler)
 	}

@@ -12,8 +12,9 @@ import (
 )
 
 // acquire gets the request's session once, however often and by however many
-// goroutines it is asked for.
-func (s *Session) acquire() error {
+// goroutines it is asked for. It waits for the lock as long as ctx, the request's as
+// the asking handler has it: one that http.TimeoutHandler gives up waits no longer.
+func (s *Session) acquire(ctx context.Context) error {
 	if s.phase.Load() == acquired {
 		return nil
 	}
@@ -28,7 +29,7 @@ func (s *Session) acquire() error {
 	if err := s.sticky(); err != nil {
 		return err // the request is over
 	}
-	if err := s.seek(); err != nil {
+	if err := s.seek(ctx); err != nil {
 		s.failure = err
 		s.phase.Store(failed)
 		return err
@@ -47,14 +48,14 @@ func (m *Manager) keyOf(id string) store.ID {
 
 // seek opens the first of the presented sessions that is there, or begins a new
 // one. An ID that the store does not know is never taken over.
-func (s *Session) seek() error {
+func (s *Session) seek(ctx context.Context) error {
 	m := s.m
 	s.now.timeout = m.o.Timeout
 	var lost store.Reason
 	if !m.off {
 		var buf [maxCandidates]string
 		for _, id := range m.o.Cookie.read(s.r, buf[:0]) {
-			err := s.open(id)
+			err := s.open(ctx, id)
 			if err == nil {
 				return nil
 			}
@@ -80,14 +81,14 @@ func (s *Session) seek() error {
 
 // open reads the session with this ID into s and, if the access is exclusive,
 // locks it.
-func (s *Session) open(id string) error {
+func (s *Session) open(ctx context.Context, id string) error {
 	m, key := s.m, s.m.keyOf(id)
 	s.setKey(key)
 	var err error
 	if s.access == Exclusive {
-		err = s.lock(s.r.Context(), key)
+		err = s.lock(ctx, key)
 	} else {
-		ctx, cancel := m.storeContext(s.r.Context())
+		ctx, cancel := m.storeContext(ctx)
 		err = m.repeat(ctx, onlyUnsure, func(ctx context.Context) error { return m.store.Load(ctx, key, &s.rec) })
 		cancel()
 	}
@@ -112,9 +113,6 @@ func (s *Session) open(id string) error {
 	s.now = traits{base.Timeout, s.rec.Subject}
 	s.kept = s.now
 	s.created = s.rec.Created
-	if base.Timeout < m.o.Timeout && !m.local {
-		m.touch.note(key, m.interval(base.Timeout))
-	}
 	return nil
 }
 
@@ -221,8 +219,15 @@ func (m *Manager) repeat(ctx context.Context, unavailable bool, call func(contex
 	if err == nil || definite(err) && !(unavailable && errors.Is(err, store.ErrUnavailable)) {
 		return err
 	}
+	if _, bounded := ctx.Deadline(); !bounded { // a store in this process, which needs no deadline until it fails
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, m.o.StoreTimeout)
+		defer cancel()
+	}
 	unsure := !definite(err)
-	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 250*time.Millisecond) {
+	// The first time at once: a lost reply is a lost connection, and the longer it
+	// takes, the more is saved over what is asked for.
+	for pause := time.Duration(1); ; pause = min(max(2*pause, 200*time.Microsecond), 250*time.Millisecond) {
 		timer := time.NewTimer(pause/2 + rand.N(pause))
 		select {
 		case <-timer.C:

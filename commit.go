@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"sync"
 
@@ -294,9 +295,19 @@ func (s *Session) put(ctx context.Context, ch *changes, it *items.Item, how endi
 // merge saves the content it, laid over base, if that is still the newest.
 // Otherwise, or behind another's lock, or at a store without versions, it takes the
 // lock for a moment and lays the changes over what is there then.
+//
+// The merges of this process take turns, and who comes behind another does not try
+// without the lock: side by side they would only refuse each other, and where a reply
+// is lost at that, hide what has become of the call.
 func (s *Session) merge(ctx context.Context, ch *changes, it *items.Item) error {
+	key := s.key
+	behind, err := s.m.saves.join(context.WithoutCancel(ctx), key, math.MaxInt, s.m.o.LockWait)
+	if err != nil {
+		return err
+	}
+	defer s.m.saves.leave(key)
 	var locked *store.LockedError
-	if s.rec.Version != 0 {
+	if s.rec.Version != 0 && !behind {
 		err := s.write(ctx, ch, it, store.Lock{}, false)
 		if !errors.Is(err, store.ErrConflict) && !errors.As(err, &locked) {
 			return s.outcome(err)
@@ -426,12 +437,36 @@ func (s *Session) write(ctx context.Context, ch *changes, it *items.Item, lock s
 	sctx, cancel := m.storeContext(ctx)
 	defer cancel()
 	key := s.key
-	if err := m.repeat(sctx, untilDefinite, func(ctx context.Context) error { return m.store.Save(ctx, key, &rec, next, hold) }); err != nil {
+	unsure := false
+	err = m.repeat(sctx, untilDefinite, func(ctx context.Context) error {
+		err := m.store.Save(ctx, key, &rec, next, hold)
+		unsure = unsure || !definite(err)
+		return err
+	})
+	if err != nil {
+		if unsure && definite(err) {
+			return s.doubt(sctx, err)
+		}
 		return err
 	}
 	s.rec.Advance(next)
 	s.applied(ch, it)
 	return nil
+}
+
+// doubt returns err, the refusal of a Save that an earlier call may have made, if it
+// was certainly not made; else ErrUnsure. A record remembers its last four versions:
+// if the one we began with is among them and ours is not, ours never was there.
+func (s *Session) doubt(ctx context.Context, err error) error {
+	if errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	m, key := s.m, s.key
+	var now store.Record
+	if m.repeat(ctx, untilDefinite, func(ctx context.Context) error { return m.store.Load(ctx, key, &now) }) == nil && now.Seen(s.rec.Version) {
+		return err
+	}
+	return fmt.Errorf("%w: a reply was lost, and too much was saved since (%v)", store.ErrUnsure, err)
 }
 
 var bodies = sync.Pool{New: func() any { return new([]byte) }}
@@ -455,7 +490,7 @@ func (s *Session) fill(rec *store.Record, ch *changes, it *items.Item) (release 
 		return nil, fmt.Errorf("holdfast: %w", err)
 	}
 	rec.Body = *buf
-	return func() { bodies.Put(buf) }, nil
+	return func() { rec.Body = nil; bodies.Put(buf) }, nil
 }
 
 // outcome is what the application is told of a store's error at a save.

@@ -22,6 +22,7 @@ import (
 //	/hits                   the hits, read-only
 //	/missing                how many slots are not what put made them
 //	/look                   the hits, with exclusive access and nothing changed
+//	/out                    ends the session
 func application(m *holdfast.Manager) http.Handler {
 	mux := http.NewServeMux()
 	page := func(path string, a holdfast.Access, h func(r *http.Request, s *holdfast.Session) any) {
@@ -51,6 +52,7 @@ func application(m *holdfast.Manager) http.Handler {
 			return hits.Get(s)
 		})
 	}
+	page("/out", holdfast.ReadOnly, func(_ *http.Request, s *holdfast.Session) any { return s.Abandon() })
 	page("/look", holdfast.Exclusive, func(_ *http.Request, s *holdfast.Session) any { return hits.Get(s) })
 	page("/hits", holdfast.ReadOnly, func(_ *http.Request, s *holdfast.Session) any { return hits.Get(s) })
 	page("/missing", holdfast.ReadOnly, func(_ *http.Request, s *holdfast.Session) any {
@@ -84,19 +86,34 @@ func fifty(browsers []*browser, path func(i int) string) map[int]int {
 }
 
 // testNothingLost lets the browsers, which have one session, make fifty requests
-// that each set a key of their own, and fifty that each update one counter.
-func testNothingLost(t *testing.T, a holdfast.Access, browsers ...*browser) {
+// that each set a key of their own, and fifty that each Update one counter. Up to
+// unsure of them may be answered with 503, of which nobody can know whether they
+// were counted.
+func testNothingLost(t *testing.T, a holdfast.Access, unsure int, browsers ...*browser) {
 	t.Helper()
 	b := browsers[0]
-	if st := fifty(browsers, func(i int) string { return fmt.Sprintf("/%v/put?slot=%d", a, i) }); st[200] != 50 {
+	number := func(path string) int {
+		n, err := strconv.Atoi(b.get(path).body)
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+		}
+		return n
+	}
+	st := fifty(browsers, func(i int) string { return fmt.Sprintf("/%v/put?slot=%d", a, i) })
+	if st[200]+st[503] != 50 || st[503] > unsure {
 		t.Errorf("%v, keys of their own: statuses %v, want 50 times 200", a, st)
 	}
-	b.want("/missing", "0")
-	before, _ := strconv.Atoi(b.get("/hits").body)
-	if st := fifty(browsers, func(int) string { return fmt.Sprintf("/%v/hit", a) }); st[200] != 50 {
+	if n := number("/missing"); n > st[503] {
+		t.Errorf("%d keys are missing after the statuses %v", n, st)
+	}
+	before := number("/hits")
+	st = fifty(browsers, func(int) string { return fmt.Sprintf("/%v/hit", a) })
+	if st[200]+st[503] != 50 || st[503] > unsure {
 		t.Errorf("%v, one counter: statuses %v, want 50 times 200", a, st)
 	}
-	b.want("/hits", strconv.Itoa(before+50))
+	if n := number("/hits") - before; n < st[200] || n > 50 {
+		t.Errorf("the counter went up by %d after the statuses %v", n, st)
+	}
 }
 
 var changing = []holdfast.Access{holdfast.Exclusive, holdfast.Merge}
@@ -109,7 +126,7 @@ func TestNothingIsLostInFiftyParallelRequests(t *testing.T) {
 				st.Handle("/", application(st.m))
 				b := st.browser()
 				b.want("/Exclusive/hit", "1")
-				testNothingLost(t, a, b)
+				testNothingLost(t, a, 0, b)
 			})
 		}
 	})
@@ -121,10 +138,10 @@ func TestNothingIsLostWhileRepliesAre(t *testing.T) {
 			t.Run(a.String(), func(t *testing.T) {
 				st := newShop(t, md, nil)
 				st.Handle("/", application(st.m))
-				st.faults.Rule = storetest.Random(uint64(seed), 0, 0.2)
+				st.fail(storetest.Random(uint64(seed), 0, 0.2))
 				b := st.browser()
 				b.want("/Exclusive/hit", "1")
-				testNothingLost(t, a, b)
+				testNothingLost(t, a, 0, b)
 			})
 		}
 	})
@@ -141,7 +158,7 @@ func TestCounterEqualsWhatWasAcknowledged(t *testing.T) {
 				b := st.browser()
 				b.want("/Exclusive/hit", "1")
 				faulty := buildShop(t, st.store, &holdfast.Options{App: st.app})
-				faulty.faults.Rule = storetest.Random(uint64(seed), 0.1, 0.2)
+				faulty.fail(storetest.Random(uint64(seed), 0.1, 0.2))
 				st.Handle("/faulty/", http.StripPrefix("/faulty", application(faulty.m)))
 				statuses := fifty([]*browser{b}, func(int) string { return fmt.Sprintf("/faulty/%v/hit", a) })
 				if statuses[200]+statuses[503] != 50 || statuses[200] < 10 {
@@ -184,7 +201,11 @@ func TestNothingIsLostBetweenTwoProcesses(t *testing.T) {
 			t.Run(a.String()+name, func(t *testing.T) {
 				t.Parallel()
 				_, b := startWorkers(t, programConfig{LoseReplies: lose})
-				testNothingLost(t, a, b[0], b[1])
+				unsure := 0
+				if lose > 0 {
+					unsure = 5 // what the other process saves meanwhile can hide what became of a call
+				}
+				testNothingLost(t, a, unsure, b[0], b[1])
 			})
 		}
 	}
@@ -288,7 +309,7 @@ func TestUpdateRunsOncePerWrite(t *testing.T) {
 			hits.Update(s, func(n int) int { runs++; return n + 1 })
 			return hits.Get(s)
 		})
-		st.faults.Rule = storetest.Nth("Save", 1, storetest.LoseReply)
+		st.fail(storetest.Nth("Save", 1, storetest.LoseReply))
 		b := st.browser()
 		b.want("/hit", "1")
 		b.want("/hit", "2")

@@ -10,6 +10,7 @@ import (
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -81,7 +82,9 @@ type shop struct {
 	app    string
 	store  store.Store       // not by way of faults
 	faults *storetest.Faults // around the store that the Manager has
-	errs   *errorList        // what Options.OnError heard
+	rule   atomic.Pointer[func(storetest.Call) storetest.Fault]
+	last   atomic.Pointer[store.ID] // the session that the Manager asked for last
+	errs   *errorList               // what Options.OnError heard
 	url    string
 	to     http.RoundTripper // its browsers'
 }
@@ -134,11 +137,38 @@ func buildShop(t testing.TB, s store.Store, o *holdfast.Options) *shop {
 		own.App = fmt.Sprintf("/%s/%d", t.Name(), applications.Add(1))
 	}
 	st := &shop{ServeMux: http.NewServeMux(), t: t, app: own.App, store: s, faults: new(storetest.Faults), errs: new(errorList)}
+	st.faults.Rule = func(c storetest.Call) storetest.Fault {
+		st.last.Store(&c.ID)
+		if rule := st.rule.Load(); rule != nil {
+			return (*rule)(c)
+		}
+		return storetest.None
+	}
 	if own.OnError == nil {
 		own.OnError = st.errs.add
 	}
 	st.m = holdfast.New(st.faults.Wrap(s), &own)
 	return st
+}
+
+// fail makes the store fail by rule from now on; nil: not any more.
+func (st *shop) fail(rule func(storetest.Call) storetest.Fault) {
+	if rule == nil {
+		st.rule.Store(nil)
+		return
+	}
+	st.rule.Store(&rule)
+}
+
+// refuse is a rule that refuses all calls of these methods; of all, if none is
+// named.
+func refuse(methods ...string) func(storetest.Call) storetest.Fault {
+	return func(c storetest.Call) storetest.Fault {
+		if len(methods) == 0 || slices.Contains(methods, c.Method) {
+			return storetest.Refuse
+		}
+		return storetest.None
+	}
 }
 
 // page adds a handler that is given its session with access a, acquired before it
@@ -315,12 +345,12 @@ func (b *browser) begin(path string) <-chan *answer {
 	return c
 }
 
-// directly is a RoundTripper that calls a handler.
+// directly is a RoundTripper that calls a handler. Its visitors never leave.
 type directly struct{ h http.Handler }
 
 func (d directly) RoundTrip(r *http.Request) (resp *http.Response, err error) {
 	w := httptest.NewRecorder()
-	in := httptest.NewRequest(r.Method, r.URL.String(), r.Body).WithContext(r.Context())
+	in := httptest.NewRequest(r.Method, r.URL.String(), r.Body)
 	in.Header = r.Header
 	defer func() {
 		if p := recover(); p != nil { // a server cuts the connection
@@ -363,8 +393,8 @@ func receive[T any](t testing.TB, c <-chan T) (v T) {
 	return v
 }
 
-// eventually waits until ok; it is for what no channel tells.
-func eventually(t testing.TB, what string, ok func() bool) {
+// waitUntil waits until ok; it is for what no channel tells.
+func waitUntil(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.NewTimer(patience)
 	defer deadline.Stop()

@@ -175,36 +175,15 @@ func (d *definitionOf[T]) assign(s *Session, c *cell, o op, raw items.Value, v T
 func (k Key[T]) Update(s *Session, f func(T) T) {
 	d := k.def
 	for {
-		s.mu.Lock()
-		if !s.writable() {
-			s.mu.Unlock()
+		old, gen, ok := d.current(s)
+		if !ok {
 			return
 		}
-		c := s.at(d.name, d)
-		err := c.settle(s) // a change in place counts as a Set
-		var raw items.Value
-		if err == nil {
-			raw, _, err = s.view(d.name)
-		}
-		var old T
-		if live, ok := c.live.(*T); ok {
-			old = *live
-		} else if err == nil && !raw.IsZero() {
-			old, err = d.codec.Decode(raw)
-		}
-		if err != nil {
-			s.err = fmt.Errorf("holdfast: value %q: %w", d.name, err)
-			s.mu.Unlock()
-			return
-		}
-		gen := c.gen
-		s.mu.Unlock()
-
 		v := f(old)
 		next, err := d.codec.Encode(v)
 
 		s.mu.Lock()
-		c = s.at(d.name, d)
+		c := s.at(d.name, d)
 		switch {
 		case !s.writable():
 		case err != nil:
@@ -221,6 +200,33 @@ func (k Key[T]) Update(s *Session, f func(T) T) {
 		s.mu.Unlock()
 		return
 	}
+}
+
+// current returns the value that an Update begins with, and the generation of its
+// cell; not ok if there is an error, which is kept. The application's marshalers
+// may panic in here.
+func (d *definitionOf[T]) current(s *Session) (v T, gen uint32, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.writable() {
+		return v, 0, false
+	}
+	c := s.at(d.name, d)
+	err := c.settle(s) // a change in place counts as a Set
+	var raw items.Value
+	if err == nil {
+		raw, _, err = s.view(d.name)
+	}
+	if live, ok := c.live.(*T); ok {
+		v = *live
+	} else if err == nil && !raw.IsZero() {
+		v, err = d.codec.Decode(raw)
+	}
+	if err != nil {
+		s.err = fmt.Errorf("holdfast: value %q: %w", d.name, err)
+		return v, 0, false
+	}
+	return v, c.gen, true
 }
 
 func (d *definitionOf[T]) updater(f func(T) T) updater {

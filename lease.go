@@ -93,8 +93,9 @@ func (l *leases) renew() {
 	}
 }
 
-// renewLease locks the session again as the owner that has it. What comes back is
-// not looked at: should another have had the lock meanwhile, our Save is refused.
+// renewLease locks the session again as the owner that has it. Should another have
+// had the lock meanwhile, that is a new lock: ours, if nobody has saved. Otherwise our
+// Save is refused, and the lock is given back at once.
 func (s *Session) renewLease() {
 	s.io.Lock()
 	defer s.io.Unlock()
@@ -108,6 +109,13 @@ func (s *Session) renewLease() {
 	err := m.repeat(ctx, onlyUnsure, func(ctx context.Context) error {
 		return m.store.Lock(ctx, s.key, store.LockOptions{Owner: s.rec.Lock.Owner, Stale: m.o.LockTimeout}, &rec)
 	})
+	switch {
+	case err == nil && rec.Version == s.rec.Version:
+		s.rec.Lock = rec.Lock
+	case err == nil:
+		m.lease.remove(s)
+		err = m.repeat(ctx, untilDefinite, func(ctx context.Context) error { return m.store.Unlock(ctx, s.key, rec.Lock) })
+	}
 	if err != nil && m.log != nil {
 		m.log.WarnContext(ctx, "holdfast: a lock could not be renewed", "error", err, "session", s.logID())
 	}

@@ -69,9 +69,10 @@ type Manager struct {
 	store store.Store
 	o     Options
 	log   *slog.Logger
-	off   bool // mode Off
-	local bool // the store keeps items in this process: it never blocks on a network
-	queue *queues
+	off   bool    // mode Off
+	local bool    // the store keeps items in this process: it never blocks on a network
+	queue *queues // for the lock
+	saves *queues // of requests that are merged
 	lease leases
 	touch touches
 
@@ -86,7 +87,7 @@ func New(s store.Store, o *Options) *Manager {
 	if s == nil {
 		panic("holdfast: New(nil, …): pass a store such as inproc.New(nil), or holdfast.Off")
 	}
-	m := &Manager{store: s, queue: newQueues()}
+	m := &Manager{store: s, queue: newQueues(), saves: newQueues()}
 	if o != nil {
 		m.o = *o
 	}
@@ -179,14 +180,15 @@ func (m *Manager) serve(w http.ResponseWriter, r *http.Request, h http.Handler, 
 	s := &Session{m: m, r: r, access: a}
 	s.ctx = sessionContext{r.Context(), s}
 	s.w.init(w, r, m.o.Buffer, s)
-	returned := false
+	returned, over := false, false
 	defer func() {
-		if returned {
+		if over {
 			return
 		}
-		// A panic or Goexit goes on its way, except the one by which From ends a
+		// A panic or Goexit goes on its way, be it the handler's or that of the
+		// application's code which end calls, except the one by which From ends a
 		// handler that cannot have its session.
-		if s.stoppedBy() != nil {
+		if !returned && s.stoppedBy() != nil {
 			if p := recover(); p == nil || p == http.ErrAbortHandler {
 				s.end()
 				return
@@ -199,15 +201,20 @@ func (m *Manager) serve(w http.ResponseWriter, r *http.Request, h http.Handler, 
 		s.rollback()
 	}()
 	if eager && a != Disabled {
-		if err := s.acquire(); err != nil {
+		if err := s.acquire(r.Context()); err != nil {
 			s.stop(err)
 		}
 	}
 	if s.stoppedBy() == nil {
-		h.ServeHTTP(&s.w, r.WithContext(&s.ctx))
+		inner := r.WithContext(&s.ctx)
+		h.ServeHTTP(&s.w, inner)
+		// What was found out about the request is for those around us, as it is
+		// without us: net/http deletes the files of an upload by it.
+		r.MultipartForm, r.Pattern = inner.MultipartForm, inner.Pattern
 	}
 	returned = true
 	s.end()
+	over = true
 }
 
 // end finishes a request whose handler has returned, or was stopped for want of

@@ -38,17 +38,23 @@ func newQueues() *queues {
 // enter waits until the caller is at the head of id's line, for up to wait. Behind
 // more than max others, or after wait, it is [ErrBusy]. Who is let in calls leave.
 func (q *queues) enter(ctx context.Context, id store.ID, max int, wait time.Duration) error {
+	_, err := q.join(ctx, id, max, wait)
+	return err
+}
+
+// join is enter, and reports whether anybody was in the line.
+func (q *queues) join(ctx context.Context, id store.ID, max int, wait time.Duration) (behind bool, err error) {
 	s := &q.shards[maphash.String(q.seed, id.Session)%uint64(len(q.shards))]
 	s.mu.Lock()
 	l := s.lines[id]
 	if l == nil {
 		s.lines[id] = linePool.Get().(*line)
 		s.mu.Unlock()
-		return nil
+		return false, nil
 	}
 	if len(l.waiting) >= max {
 		s.mu.Unlock()
-		return ErrBusy
+		return true, ErrBusy
 	}
 	w := &waiter{turn: make(chan struct{})}
 	l.waiting = append(l.waiting, w)
@@ -56,10 +62,9 @@ func (q *queues) enter(ctx context.Context, id store.ID, max int, wait time.Dura
 
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
-	var err error
 	select {
 	case <-w.turn:
-		return nil
+		return true, nil
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	case <-timer.C:
@@ -70,12 +75,12 @@ func (q *queues) enter(ctx context.Context, id store.ID, max int, wait time.Dura
 		if other == w {
 			l.waiting = append(l.waiting[:i], l.waiting[i+1:]...)
 			s.mu.Unlock()
-			return err
+			return true, err
 		}
 	}
 	s.mu.Unlock()
 	q.leave(id) // the turn came at the same moment: pass it on
-	return err
+	return true, err
 }
 
 // leave lets the next in id's line go ahead.

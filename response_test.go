@@ -217,14 +217,14 @@ func (s *site) post(path string) reply {
 	res, err := s.srv.Client().Do(req)
 	if err != nil {
 		if ctx.Err() != nil {
-			s.t.Fatalf("POST %s: no answer: %v", path, err)
+			s.t.Errorf("POST %s: no answer: %v", path, err)
 		}
 		return reply{cut: err}
 	}
 	defer res.Body.Close()
 	body, err := io.ReadAll(res.Body)
 	if ctx.Err() != nil {
-		s.t.Fatalf("POST %s: the answer did not end: %v", path, err)
+		s.t.Errorf("POST %s: the answer did not end: %v", path, err)
 	}
 	return reply{res.StatusCode, res.Header, string(body), err}
 }

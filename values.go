@@ -237,6 +237,9 @@ func (s *Session) applied(ch *changes, it *items.Item) {
 	defer s.mu.Unlock()
 	s.base = it
 	s.kept = ch.now
+	if own := ch.now.timeout; own < s.m.o.Timeout {
+		s.m.touch.note(s.key, s.m.interval(own))
+	}
 	if ch.newID {
 		s.newID = false
 	}

@@ -128,8 +128,8 @@ func (h *Host) Exits() []Exit {
 // when all have ended. Whoever serves the host's handler stops doing so first, so
 // that requests are finished.
 //
-// It fails at once if a worker cannot be started at all and none ever was. It is
-// called once.
+// It fails if the command of a worker cannot be started the first time; a later
+// failure is tried again, after pauses. It is called once.
 func (h *Host) Run(ctx context.Context) error {
 	if h.Command == nil {
 		return errors.New("host: no Command")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -174,4 +175,86 @@ func BenchmarkMemory(b *testing.B) {
 			b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/(1<<20), "B/session")
 		})
 	}
+}
+
+// BenchmarkTick sweeps a store of a million sessions, a tick at each operation. They
+// came evenly over time and live on ("spread"), or all came in one second and expire
+// in one ("burst"). "worst" is the longest tick, "hold" the longest that a sweep had
+// a shard to itself, which is what a request may have to wait.
+func BenchmarkTick(b *testing.B) {
+	const sessions, ticks = 1 << 20, 1200
+	fill := func(b *testing.B, timeout time.Duration, over int) *Store {
+		s := New(nil)
+		s.Close() // the benchmark sweeps
+		step := time.Duration(over) * tick / sessions
+		for _, id := range benchIDs(sessions) {
+			s.start = s.start.Add(-step) // the clock goes on
+			rec := store.Record{Version: 1, Timeout: timeout}
+			if err := s.Create(context.Background(), id, &rec, false); err != nil {
+				b.Fatal(err)
+			}
+		}
+		return s
+	}
+	sweep := func(s *Store) (all, hold time.Duration) {
+		begin := time.Now()
+		last := begin
+		for done := false; !done; { // as sweepAll
+			done = true
+			for i := range s.shard {
+				_, all := s.sweepSome(&s.shard[i])
+				now := time.Now()
+				hold, last, done = max(hold, now.Sub(last)), now, done && all
+			}
+		}
+		return last.Sub(begin), hold
+	}
+	b.Run("spread", func(b *testing.B) {
+		s := fill(b, 24*time.Hour, ticks)
+		for range ticks {
+			s.start = s.start.Add(-tick)
+			sweep(s)
+		}
+		var all, hold []time.Duration
+		b.ResetTimer()
+		for range b.N {
+			s.start = s.start.Add(-tick)
+			a, h := sweep(s)
+			all, hold = append(all, a), append(hold, h)
+		}
+		report(b, all, hold)
+	})
+	b.Run("burst", func(b *testing.B) {
+		var all, hold []time.Duration
+		for range b.N {
+			b.StopTimer()
+			s := fill(b, 20*time.Minute, 1)
+			for range ticks - 2 {
+				s.start = s.start.Add(-tick)
+				sweep(s)
+			}
+			s.start = s.start.Add(-5 * tick)
+			b.StartTimer()
+			a, h := sweep(s)
+			if n := s.count.Load(); n > 0 {
+				b.Fatalf("%d sessions left", n)
+			}
+			all, hold = append(all, a), append(hold, h)
+		}
+		report(b, all, hold)
+	})
+}
+
+// report reports the longest, and the longest but one in a hundred, which the other
+// work of the machine disturbs less.
+func report(b *testing.B, all, hold []time.Duration) {
+	slices.Sort(all)
+	slices.Sort(hold)
+	at := func(d []time.Duration, percent int) float64 {
+		return float64(d[(len(d)-1)*percent/100]) / float64(time.Microsecond)
+	}
+	b.ReportMetric(at(all, 99), "p99-tick-µs")
+	b.ReportMetric(at(all, 100), "worst-tick-µs")
+	b.ReportMetric(at(hold, 99), "p99-hold-µs")
+	b.ReportMetric(at(hold, 100), "worst-hold-µs")
 }

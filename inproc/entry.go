@@ -2,6 +2,7 @@ package inproc
 
 import (
 	"math"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"time"
@@ -124,7 +125,8 @@ func after(now int64, d time.Duration) int64 { return now + min(int64(d), math.M
 type shard struct {
 	mu       sync.Mutex
 	sessions table
-	free     []*hold // to be used again
+	random   rand.PCG // draws the cookies; to name locks they need not be secret
+	free     []*hold  // to be used again
 	wheel    wheel
 	_        [64]byte // keeps the mutexes of two shards from sharing a cache line
 }

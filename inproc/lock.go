@@ -3,7 +3,6 @@ package inproc
 import (
 	"context"
 	"math"
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -56,9 +55,9 @@ func (sh *shard) newHold() *hold {
 }
 
 func (sh *shard) freeHold(h *hold) {
-	clear(h.waiting)
-	*h = hold{waiting: h.waiting[:0]}
 	if len(sh.free) < maxFree {
+		clear(h.waiting)
+		h.waiting, h.granted, h.stale = h.waiting[:0], nil, 0
 		sh.free = append(sh.free, h)
 	}
 }
@@ -71,7 +70,7 @@ func (e *entry) lockedError(now int64) error {
 }
 
 // nextCookie issues a cookie.
-func (s *Store) nextCookie(e *entry) int32 {
+func (s *Store) nextCookie(sh *shard, e *entry) int32 {
 	if s.exact {
 		if e.cookie == math.MaxInt32 {
 			return 1
@@ -79,7 +78,7 @@ func (s *Store) nextCookie(e *entry) int32 {
 		return e.cookie + 1
 	}
 	for {
-		if c := int32(rand.Uint32() >> 1); c != 0 && c != e.cookie {
+		if c := int32(sh.random.Uint64() >> 33); c != 0 && c != e.cookie {
 			return c
 		}
 	}
@@ -91,7 +90,7 @@ func (s *Store) acquire(sh *shard, e *entry, owner uint64, stale time.Duration, 
 		e.hold = sh.newHold()
 	}
 	e.hold.owner = owner
-	e.cookie = s.nextCookie(e)
+	e.cookie = s.nextCookie(sh, e)
 	s.renew(e, stale, now)
 }
 
@@ -112,7 +111,7 @@ func (s *Store) keep(sh *shard, e *entry, lock store.Lock, now int64) {
 		e.hold.owner = lock.Owner
 		e.cookie = lock.Cookie
 		if e.cookie == 0 {
-			e.cookie = s.nextCookie(e)
+			e.cookie = s.nextCookie(sh, e)
 		}
 	}
 	e.hold.since, e.hold.granted = now, nil

@@ -33,6 +33,7 @@ import (
 	"context"
 	"hash/maphash"
 	"math/bits"
+	"math/rand/v2"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -86,6 +87,9 @@ func New(o *Options) *Store {
 	s.ended.max = o.Tombstones
 	if o.Tombstones == 0 {
 		s.ended.max = defaultTombstones
+	}
+	for i := range s.shard {
+		s.shard[i].random.Seed(rand.Uint64(), rand.Uint64())
 	}
 	return s
 }
@@ -220,7 +224,7 @@ func (s *Store) Create(ctx context.Context, id store.ID, rec *store.Record, hold
 	}
 	if hold {
 		if !s.exact {
-			e.cookie = s.nextCookie(e)
+			e.cookie = s.nextCookie(sh, e)
 		}
 		e.acquired = e.version
 		e.hold = sh.newHold()

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"github.com/holdfast-session/holdfast/store"
 )
@@ -191,6 +192,9 @@ func TestBodyThatShrankGivesMemoryBack(t *testing.T) {
 		t.Errorf("%d bytes are kept for 5", c)
 	}
 }
+
+// aliasing is a string over a buffer, as servers make them of what they read.
+func aliasing(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
 // TestIDsAreCloned gives the store IDs that alias a buffer, as a server does.
 func TestIDsAreCloned(t *testing.T) {

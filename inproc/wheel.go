@@ -3,6 +3,7 @@ package inproc
 import (
 	"math"
 	"math/bits"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,9 +23,10 @@ const (
 
 // A wheel finds the sessions of a shard that have expired, without looking at the
 // others and without being told of every request. It has a slot for each of the
-// next 1,024 ticks, the last one also for all that is later. A session stays in its
-// slot however often its deadline is put off; when the tick has come, it either has
-// expired or moves on to the slot of the deadline that it has by then.
+// next 1,024 ticks. A session stays in its slot however often its deadline is put
+// off; when the tick has come, it either has expired or moves on to the slot of the
+// deadline that it has by then. Deadlines past the last slot are strewn over the
+// later half, so that sessions that came all at once are not looked at all at once.
 type wheel struct {
 	slots    *[wheelSlots]*entry // made with the first session
 	occupied [wheelWords]uint64  // a bit for each slot that is not empty
@@ -36,14 +38,17 @@ func (w *wheel) link(e *entry, now int64) int64 {
 	if w.slots == nil {
 		w.slots = new([wheelSlots]*entry)
 	}
-	if w.next() == never {
-		w.swept = now / int64(tick) // nobody sweeps an empty wheel
+	if due := now / int64(tick); w.next() > due {
+		w.swept = due // nothing was to be done since: no sweep came to say so
 	}
 	at := e.deadline / int64(tick)
 	if e.deadline%int64(tick) > 0 {
 		at++
 	}
-	at = min(max(at, w.swept+1), w.swept+wheelSlots-1)
+	if last := w.swept + wheelSlots - 1; at > last {
+		at = last - rand.Int64N(wheelSlots/2)
+	}
+	at = max(at, w.swept+1)
 	i := at % wheelSlots
 	e.slot = uint16(i)
 	if e.next = w.slots[i]; e.next != nil {
@@ -160,10 +165,7 @@ func (s *Store) sweep() {
 	w.at.Store(never)
 	w.mu.Unlock()
 
-	next := int64(never)
-	for i := range s.shard {
-		next = min(next, s.sweepShard(&s.shard[i]))
-	}
+	next := s.sweepAll()
 
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -176,17 +178,21 @@ func (s *Store) sweep() {
 	}
 }
 
-// sweepShard sweeps one shard and returns the tick at which it wants to be swept next.
-func (s *Store) sweepShard(sh *shard) int64 {
-	for {
-		if next, done := s.sweepSome(sh); done {
-			return next
+// sweepAll goes round the shards, a batch of each at a time, until all are done, and
+// returns the first tick at which one has something to look at again.
+func (s *Store) sweepAll() (next int64) {
+	for done := false; !done; {
+		next, done = never, true
+		for i := range s.shard {
+			n, all := s.sweepSome(&s.shard[i])
+			next, done = min(next, n), done && all
 		}
 	}
+	return next
 }
 
-// sweepSome looks at no more than sweepBatch sessions of a shard and reports whether
-// all that were due are done.
+// sweepSome looks at no more than sweepBatch sessions of a shard, and reports whether
+// all that were due are done and which tick is next.
 func (s *Store) sweepSome(sh *shard) (next int64, done bool) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()

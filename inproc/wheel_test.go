@@ -191,6 +191,34 @@ func TestWheel(t *testing.T) {
 	}
 }
 
+// TestFarDeadlinesSpread: sessions that live for longer than the wheel is round are
+// not looked at all at once, whether they came one after the other or together.
+func TestFarDeadlinesSpread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, nil)
+		for i := range 6000 {
+			create(t, s, sid(fmt.Sprint(i)), 24*time.Hour)
+			if i < 3000 {
+				advance(tick)
+			}
+		}
+		slots := map[int64]int{}
+		for i := range s.shard {
+			w := &s.shard[i].wheel
+			for slot, e := range w.slots {
+				for ; e != nil; e = e.next {
+					slots[int64(slot)]++
+				}
+			}
+		}
+		for slot, n := range slots {
+			if n > 60 {
+				t.Errorf("slot %d has %d of 6000 sessions", slot, n)
+			}
+		}
+	})
+}
+
 // TestProcessSlept: the machine was suspended for longer than the wheel is round.
 func TestProcessSlept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -46,16 +46,12 @@ func (c *Client) do(ctx context.Context, id store.ID, q *call) (answer, error) {
 			return a, nil
 		}
 		unsure = unsure || l.sent
-		over := ctx.Err() != nil || !time.Now().Before(deadline)
+		over := ctx.Err() != nil || !time.Now().Before(deadline) || !l.reached && !unsure || final(err) || unsure && q.plain
 		switch {
-		case !unsure && (over || !l.used):
-			return answer{}, c.failed(store.ErrUnavailable, err)
-		case over || unsure && (final(err) || q.plain):
-			return answer{}, c.giveUp(ctx, p, l.conn, id, q, err)
-		case l.used:
+		case !over && l.used:
 			p.dropIdle() // the server has restarted: they are all dead
-		case !pause(ctx, deadline, try):
-			return answer{}, c.giveUp(ctx, p, l.conn, id, q, err)
+		case over || !pause(ctx, deadline, try):
+			return answer{}, c.giveUp(ctx, p, l.conn, id, q, unsure, err)
 		default:
 			try++
 		}
@@ -68,15 +64,18 @@ func (c *Client) do(ctx context.Context, id store.ID, q *call) (answer, error) {
 	}
 }
 
-// giveUp ends a call that was sent and perhaps done.
-func (c *Client) giveUp(ctx context.Context, p *pool, cn *clientConn, id store.ID, q *call, err error) error {
-	c.takeBack(p, cn, id, q)
+// giveUp ends a call that has no answer, and perhaps was done if it is unsure.
+func (c *Client) giveUp(ctx context.Context, p *pool, cn *clientConn, id store.ID, q *call, unsure bool, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		err = ctx.Err()
 	case isTimeout(err):
 		err = context.DeadlineExceeded
 	}
+	if !unsure {
+		return c.failed(store.ErrUnavailable, err)
+	}
+	c.takeBack(p, cn, id, q)
 	return c.failed(store.ErrUnsure, err)
 }
 
@@ -119,9 +118,10 @@ func pause(ctx context.Context, deadline time.Time, try int) bool {
 
 // A loss is what is known of an attempt without an answer.
 type loss struct {
-	sent bool        // the server may have done it
-	used bool        // the connection was not new
-	conn *clientConn // still open, if sent and nothing but time is wrong with it
+	reached bool        // there was a server
+	sent    bool        // it may have done what was asked
+	used    bool        // the connection was not new
+	conn    *clientConn // still open, if sent and nothing but time is wrong with it
 }
 
 // attempt sends q once.
@@ -133,12 +133,13 @@ func (c *Client) attempt(ctx context.Context, deadline time.Time, p *pool, q *ca
 	if q.in != nil && !q.plain && cn.kind == peerUnknown {
 		// A foreign server would store it whatever its conditions are, so ask first.
 		probe := call{method: methodHead, prefix: q.prefix, session: q.session}
-		if _, err = cn.roundTrip(ctx, deadline, c.host, &probe); err == nil {
+		sent, err := cn.roundTrip(ctx, deadline, c.host, &probe)
+		if err == nil {
 			err = c.meet(cn, &probe)
 		}
 		if err != nil {
 			p.put(cn, false)
-			return answer{}, loss{used: cn.used}, err
+			return answer{}, loss{reached: sent || cn.used, used: cn.used}, err
 		}
 	}
 	if q.in != nil && !q.plain && cn.kind == peerForeign {
@@ -150,7 +151,7 @@ func (c *Client) attempt(ctx context.Context, deadline time.Time, p *pool, q *ca
 		err = c.meet(cn, q)
 	}
 	if err != nil {
-		l := loss{sent: sent, used: cn.used}
+		l := loss{reached: sent || cn.used, sent: sent, used: cn.used}
 		if sent && q.exclusive == exclusiveAcquire && (ctx.Err() != nil || isTimeout(err)) {
 			l.conn = cn
 			p.release()

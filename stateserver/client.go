@@ -278,7 +278,6 @@ type answer struct {
 	cookie  int32
 	owner   uint64
 	lockAge time.Duration
-	minutes int32
 	reason  store.Reason
 	text    string // of a failure
 }
@@ -316,4 +315,3 @@ func (a *answer) err(locked, failed error) error {
 func (a *answer) failure(err error) error {
 	return fmt.Errorf("stateserver: the server answers %d %q: %w", a.status, a.text, err)
 }
-

@@ -76,7 +76,7 @@ func (c *conn) handleLock(id store.ID) {
 	}
 	// Most locks are free. Only for one that is not is the peer watched.
 	err := c.s.Store.Lock(c.s.base, id, o, &c.rec)
-	if c.req.wait > 0 && isLocked(err) {
+	if err != nil && c.req.wait > 0 && asLocked(err) != nil {
 		o.Wait = c.req.wait
 		var ok bool
 		if ok, err = c.await(id, o); !ok {
@@ -136,13 +136,11 @@ func (c *conn) handlePut(id store.ID, lock store.Lock) {
 	c.finish("")
 }
 
-// isLocked reports whether err says that another has the lock.
-func isLocked(err error) bool {
-	if err == nil {
-		return false
-	}
-	var le *store.LockedError
-	return errors.As(err, &le)
+// asLocked returns the *LockedError that err is, or nil.
+func asLocked(err error) *store.LockedError {
+	var locked *store.LockedError
+	errors.As(err, &locked)
+	return locked
 }
 
 // answer writes the answer to a call that returns nothing but err.
@@ -230,9 +228,13 @@ func (c *conn) finish(body string) {
 	c.out = append(c.out, body...)
 }
 
-// fail writes an answer that says in words what is wrong.
+// fail writes an answer that says in words what is wrong, except to a HEAD, whose
+// answer has no body.
 func (c *conn) fail(status int, text string) {
 	c.start(status)
+	if c.req.method == methodHead {
+		text = ""
+	}
 	c.finish(text)
 }
 

@@ -301,7 +301,6 @@ func (c *conn) oldDelete(id store.ID) error {
 // store that fails is a 400, the only status that a client of ASP.NET does not take
 // for an answer: with another it would go on with an empty session, or drop a save.
 func (c *conn) answerOld(err error) {
-	var locked *store.LockedError
 	switch {
 	case err == nil && c.req.method == methodGet && c.req.exclusive != exclusiveRelease:
 		c.start(statusOK)
@@ -320,7 +319,16 @@ func (c *conn) answerOld(err error) {
 	case errors.Is(err, store.ErrNotFound):
 		c.start(statusNotFound)
 		c.finish("")
-	case errors.As(err, &locked):
+	case err == errNoCookie:
+		c.badHeader("Http_LockCookie")
+	default:
+		c.refuseOld(err)
+	}
+}
+
+// refuseOld answers that another has the lock, or that the store failed.
+func (c *conn) refuseOld(err error) {
+	if locked := asLocked(err); locked != nil {
 		c.start(statusLocked)
 		c.out = append(c.out, "\r\nLockDate: "...)
 		c.out = strconv.AppendInt(c.out, ticks(c.s.now().Add(-locked.Age)), 10)
@@ -329,12 +337,10 @@ func (c *conn) answerOld(err error) {
 		c.out = append(c.out, "\r\nLockCookie: "...)
 		c.out = strconv.AppendInt(c.out, int64(locked.Lock.Cookie), 10)
 		c.finish("")
-	case err == errNoCookie:
-		c.badHeader("Http_LockCookie")
-	default:
-		c.s.Logger.Error("stateserver: the store failed", "err", err)
-		c.fail(statusBadRequest, err.Error())
+		return
 	}
+	c.s.Logger.Error("stateserver: the store failed", "err", err)
+	c.fail(statusBadRequest, err.Error())
 }
 
 // appendFresh says if this request took the mark from an uninitialized session.

@@ -66,9 +66,9 @@ type Server struct {
 	// past it wait, unaccepted, for one to end.
 	MaxConns int
 
-	// IdleTimeout ends a connection that has had no request for that long,
-	// ReadTimeout one that takes longer to send a request that it has begun, and
-	// WriteTimeout one that takes longer to read an answer; they may be exceeded by
+	// ReadTimeout ends a connection that takes longer to send a request that it has
+	// begun, IdleTimeout one that has had no request for that long, and WriteTimeout
+	// one that takes longer to read an answer; the latter two may be exceeded by
 	// half. 0 means DefaultIdleTimeout, DefaultReadTimeout and DefaultWriteTimeout;
 	// less than 0 means never.
 	IdleTimeout, ReadTimeout, WriteTimeout time.Duration

@@ -31,11 +31,11 @@ type End struct {
 // those that moved have no end.
 type Ender interface {
 	Store
-	// Ended claims up to limit ends of app that nobody has claimed, or whose claim
-	// is older than lease, and returns them; none if there are none now. Each end
-	// is delivered at least once, and once only unless a claimer does not
-	// acknowledge in time. A store bounds how many it remembers, and drops the
-	// oldest past that.
+	// Ended claims up to limit ends of app for the time of lease, and returns them:
+	// those that nobody has claimed, or whose claim has run out; none if there are
+	// none now. Each end is delivered at least once, and once only unless a claimer
+	// does not acknowledge in time. A store bounds how many it remembers, and drops
+	// the oldest past that.
 	Ended(ctx context.Context, app string, limit int, lease time.Duration) ([]End, error)
 	// Ack forgets ends that were dealt with. A key that is not known is ignored.
 	Ack(ctx context.Context, app string, keys []string) error

@@ -38,6 +38,11 @@
 // with the same owner, lock, version and next version until a definite answer
 // comes is safe and gives the answer that the first one would have given.
 //
+// With one limit, that of the history: if four others have saved between a Save
+// whose reply was lost and its repeat, the repeat is refused ([ErrConflict],
+// [ErrLockLost]) although the first was perhaps applied. Load tells: if the version
+// that the Save began with is still [Record.Seen], it was not.
+//
 // # Durability
 //
 // No reply, of a read or of a lock either, leaves the store before what it saw is
@@ -78,6 +83,8 @@ type LockOptions struct {
 
 // A Store keeps sessions. Its methods are safe for concurrent use, and each is
 // atomic: it happens wholly or not at all, at one moment between call and reply.
+// A record's Timeout is at least a second; what a store does with less is its own
+// affair.
 //
 // Besides the errors named at a method, every method may fail with [ErrUnavailable]
 // or [ErrUnsure], or with the error of ctx if that ended first; an error of ctx
@@ -86,7 +93,8 @@ type Store interface {
 	// Load reads the session into rec, as last saved.
 	//
 	// It never waits and never fails because of a lock: under a lock it returns
-	// the state before the holder's changes, with Locked, Lock and LockAge set.
+	// the state before the holder's changes, with Locked, Lock.Cookie and LockAge
+	// set (Lock.Owner may be kept from those who do not have it).
 	// (A foreign state server cannot do that; only there is the error a
 	// [*LockedError].) It restarts the timeout and changes no flag and no version.
 	//

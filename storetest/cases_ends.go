@@ -108,7 +108,7 @@ func endsAtLeastOnce(c *trial) {
 }
 
 func endsOverCrash(c *trial) {
-	s := c.open()
+	s := c.restartable()
 	c.ender(s)
 	for i := range 3 {
 		c.create(s, c.id(fmt.Sprint(i)), long, "v0")
@@ -154,7 +154,14 @@ func endsOnceAtTwoNodes(c *trial) {
 // endsOnce has claimers side by side while sessions end.
 func (c *trial) endsOnce(nodes []store.Store) {
 	const sessions, claimers = 60, 4
-	c.ender(nodes[0])
+	first, last := c.ender(nodes[0]), c.ender(nodes[len(nodes)-1])
+	c.create(nodes[0], c.id("one"), long, "v0")
+	c.remove(nodes[0], c.id("one"), store.Abandoned)
+	ends, err := first.Ended(c.ctx, c.app, 10, long)
+	c.ok(err, "Ended")
+	c.one(ends, "after Remove")
+	c.none(c.ended(last, long), "while the claim is younger than its lease")
+	c.ack(last, ends)
 	var mu sync.Mutex
 	seen := make(map[store.ID]int)
 	claim := func(e store.Ender) int {

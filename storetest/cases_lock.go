@@ -23,6 +23,7 @@ var lockCases = []testCase{
 	{"OneLockWins", nil, oneLockWins},
 	{"LockOfAbsent", nil, lockOfAbsent},
 	{"LockCancelledLeavesNothing", nil, lockCancelledLeavesNothing},
+	{"ContextEnded", nil, contextEnded},
 	{"Unlock", nil, unlock},
 	{"UnlockOfAnother", []Feature{ReadUnderLock}, unlockOfAnother},
 }
@@ -236,7 +237,7 @@ func takeoverIsAtomic(c *trial) {
 	s, id := c.open(), c.id("s")
 	c.create(s, id, long, "v0")
 	c.lock(s, id)
-	for range 3 {
+	for range 2 {
 		c.advance(pastShort)
 		var won atomic.Int32
 		c.parallel(20, func(int) {
@@ -332,6 +333,41 @@ func lockCancelledLeavesNothing(c *trial) {
 	c.cancelled(waiter.soon("its deadline"), ctx, "Lock")
 	c.unlock(s, id, held.Lock)
 	free("a Lock whose deadline passed while it waited")
+}
+
+// contextEnded makes every call for a caller who has left: it is made, or it is not.
+func contextEnded(c *trial) {
+	s := c.open()
+	ctx, cancel := context.WithCancel(c.ctx)
+	cancel()
+	for method, call := range map[string]func(id store.ID, held *store.Record) error{
+		"Load":  func(id store.ID, _ *store.Record) error { return s.Load(ctx, id, new(store.Record)) },
+		"Touch": func(id store.ID, _ *store.Record) error { return s.Touch(ctx, id) },
+		"Save": func(id store.ID, held *store.Record) error {
+			return s.Save(ctx, id, held, store.NewVersion(), false)
+		},
+		"Unlock": func(id store.ID, held *store.Record) error { return s.Unlock(ctx, id, held.Lock) },
+		"Remove": func(id store.ID, held *store.Record) error {
+			return s.Remove(ctx, id, held.Lock, store.Reason{Kind: store.Abandoned})
+		},
+		"Create": func(id store.ID, _ *store.Record) error {
+			rec := &store.Record{Version: store.NewVersion(), Timeout: long}
+			return s.Create(ctx, store.ID{App: id.App, Session: id.Session + "2"}, rec, false)
+		},
+	} {
+		id := c.id(method)
+		c.create(s, id, long, "v0")
+		held := c.lock(s, id)
+		if method == "Load" {
+			c.unlock(s, id, held.Lock)
+		}
+		if err := call(id, held); err != nil {
+			c.cancelled(err, ctx, method)
+		}
+		if method != "Remove" {
+			c.ok(s.Touch(c.ctx, id), "Touch, after a "+method+" whose context had ended")
+		}
+	}
 }
 
 func unlock(c *trial) {

@@ -241,14 +241,23 @@ func grantUndeliverableIsReleased(c *trial) {
 	if !c.Bubble {
 		rounds = 20
 	}
-	for range rounds {
+	for round := range rounds {
 		held := c.lock(s, id)
 		ctx, cancel := context.WithCancel(c.ctx)
 		waiter := c.queueCtx(ctx, s, id, store.LockOptions{Wait: time.Minute})
-		var wg sync.WaitGroup
-		wg.Go(cancel)
-		c.unlock(s, id, held.Lock)
-		wg.Wait()
+		switch round % 3 {
+		case 0:
+			c.unlock(s, id, held.Lock)
+			cancel()
+		case 1:
+			cancel()
+			c.unlock(s, id, held.Lock)
+		default:
+			var wg sync.WaitGroup
+			wg.Go(cancel)
+			c.unlock(s, id, held.Lock)
+			wg.Wait()
+		}
 		if waiter.soon("its context ended") == nil {
 			c.unlock(s, id, waiter.rec.Lock)
 		}

@@ -18,14 +18,14 @@ var recordCases = []testCase{
 	{"CreatedNowIfZero", []Feature{Metadata}, createdNowIfZero},
 	{"TimeoutNeverRoundedDown", nil, timeoutNeverRoundedDown},
 	{"OpaqueBodies", nil, opaqueBodies},
-	{"LargestBody", nil, largestBody},
+	{"LargestBody", []Feature{ReadUnderLock}, largestBody},
 	{"BodyAppendedToBuffer", nil, bodyAppendedToBuffer},
-	{"BuffersNotRetained", nil, buffersNotRetained},
+	{"BuffersNotRetained", []Feature{ReadUnderLock}, buffersNotRetained},
 	{"ArgumentsNotChanged", []Feature{Versions}, argumentsNotChanged},
-	{"ItemsRoundTrip", []Feature{Versions}, itemsRoundTrip},
+	{"ItemsRoundTrip", []Feature{Versions, ReadUnderLock}, itemsRoundTrip},
 	{"OddIDs", nil, oddIDs},
 	{"AppsNeverMeet", nil, appsNeverMeet},
-	{"UnchangedStaysUnchanged", []Feature{Versions}, unchangedStaysUnchanged},
+	{"UnchangedStaysUnchanged", []Feature{Versions, ReadUnderLock}, unchangedStaysUnchanged},
 	{"VersionNeverRepeats", []Feature{Versions}, versionNeverRepeats},
 }
 
@@ -208,6 +208,7 @@ func bodyAppendedToBuffer(c *trial) {
 	s, id := c.open(), c.id("s")
 	c.create(s, id, long, "content")
 	check := func(method string, read func(rec *store.Record) error) {
+		c.Helper()
 		buf := bytes.Repeat([]byte{'-'}, 100)
 		rec := &store.Record{Body: buf[:50]}
 		c.ok(read(rec), method)
@@ -220,8 +221,12 @@ func bodyAppendedToBuffer(c *trial) {
 		c.body(rec, "content")
 	}
 	check("Load", func(rec *store.Record) error { return s.Load(c.ctx, id, rec) })
-	owner := store.NewOwner()
-	check("Lock", func(rec *store.Record) error { return s.Lock(c.ctx, id, store.LockOptions{Owner: owner}, rec) })
+	check("Lock", func(rec *store.Record) error {
+		if err := s.Lock(c.ctx, id, store.LockOptions{Owner: store.NewOwner()}, rec); err != nil {
+			return err
+		}
+		return s.Unlock(c.ctx, id, rec.Lock)
+	})
 }
 
 // A volatileID is an ID in a buffer that the caller uses again after each call.
@@ -439,6 +444,9 @@ func unchangedStaysUnchanged(c *trial) {
 	held := c.lock(s, id)
 	got := clone(held)
 	got.Lock, got.Locked = before.Lock, before.Locked
+	if c.lacks(History) {
+		got.History = before.History
+	}
 	c.same(got, before, "by Lock, as it returns it")
 	check("Lock")
 	c.unlock(s, id, held.Lock)

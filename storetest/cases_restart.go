@@ -16,18 +16,21 @@ var restartCases = []testCase{
 	{"ReplyIsDurable", []Feature{Versions, Durability}, replyIsDurable},
 	{"EndedStaysEndedOverRestart", []Feature{Durability}, endedStaysEnded},
 	{"RestartIsTold", []Feature{Tombstones}, restartIsTold},
-	{"TwoNodesReadYourWrites", []Feature{Versions}, twoNodesReadYourWrites},
+	{"TwoNodesReadYourWrites", []Feature{Versions, ReadUnderLock}, twoNodesReadYourWrites},
 	{"TwoNodesQueue", nil, twoNodesQueue},
 	{"TwoNodesInOrder", []Feature{OrderAcross}, twoNodesInOrder},
 	{"TwoNodesNobodyStarves", nil, twoNodesNobodyStarves},
 }
 
-func (c *trial) restart(s store.Store, crash bool) store.Store {
+// restartable opens a store that can be restarted.
+func (c *trial) restartable() store.Store {
 	if c.Restart == nil {
 		c.skip("Harness.Restart is nil")
 	}
-	return c.Restart(c.TB, s, crash)
+	return c.open()
 }
+
+func (c *trial) restart(s store.Store, crash bool) store.Store { return c.Restart(c.TB, s, crash) }
 
 func (c *trial) second(s store.Store) store.Store {
 	if c.Second == nil {
@@ -37,7 +40,7 @@ func (c *trial) second(s store.Store) store.Store {
 }
 
 func gracefulRestartKeepsLocks(c *trial) {
-	s, free, locked := c.open(), c.id("free"), c.id("locked")
+	s, free, locked := c.restartable(), c.id("free"), c.id("locked")
 	c.create(s, free, long, "v0")
 	c.unlock(s, free, c.lock(s, free).Lock)
 	c.create(s, locked, long, "v0")
@@ -65,7 +68,7 @@ func gracefulRestartKeepsLocks(c *trial) {
 }
 
 func crashMayDropLocks(c *trial) {
-	s, unseen, fenced := c.open(), c.id("unseen"), c.id("fenced")
+	s, unseen, fenced := c.restartable(), c.id("unseen"), c.id("fenced")
 	c.create(s, unseen, long, "v0")
 	c.create(s, fenced, long, "v0")
 	one, two := c.lock(s, unseen), c.lock(s, fenced)
@@ -86,7 +89,7 @@ func crashMayDropLocks(c *trial) {
 }
 
 func replyIsDurable(c *trial) {
-	s := c.open()
+	s := c.restartable()
 	want := make(map[store.ID]*store.Record)
 	for round := range 5 {
 		id := c.id(fmt.Sprint("s", round))
@@ -125,7 +128,7 @@ func replyIsDurable(c *trial) {
 // endedStaysEnded restarts several times, in between with so many calls that a
 // store has reason to compact what it wrote.
 func endedStaysEnded(c *trial) {
-	s := c.open()
+	s := c.restartable()
 	body := string(make([]byte, 1000))
 	var ended []store.ID
 	for round := range 4 {
@@ -164,7 +167,7 @@ func restartIsTold(c *trial) {
 	if !c.lacks(Durability) {
 		c.skip("the store keeps its sessions over a restart")
 	}
-	s, id := c.open(), c.id("s")
+	s, id := c.restartable(), c.id("s")
 	c.create(s, id, long, "v0")
 	held := c.lock(s, id)
 	c.advance(short)
@@ -197,12 +200,12 @@ func twoNodesReadYourWrites(c *trial) {
 		merger := merge(got)
 		body = fmt.Sprint("locked ", i)
 		held := c.lock(here, id)
-		if !c.lacks(ReadUnderLock) && !c.load(there, id).Locked {
+		if !c.load(there, id).Locked {
 			c.Fatal("the other node does not see the lock")
 		}
 		c.locked(there.Lock(c.ctx, id, store.LockOptions{Owner: store.NewOwner()}, new(store.Record)), held.Lock, "Lock at the other node")
 		c.locked(c.trySave(there, id, merger, "x", false), held.Lock, "Save without a lock at the other node")
-		now = c.save(there, id, held, body, false) // the holder's next request came to the other node
+		c.save(there, id, held, body, false) // the holder's next request came to the other node
 		c.same(c.load(here, id), c.load(there, id), "between two nodes")
 		c.is(c.trySave(here, id, merger, "x", false), store.ErrConflict, "Save of an old version at the other node")
 		c.body(c.load(here, id), body)

@@ -9,15 +9,15 @@ import (
 // Save: the five rules in their order, and the caller's repeats.
 var saveCases = []testCase{
 	{"SaveRetrySameToken", []Feature{Versions, History}, saveRetrySameToken},
-	{"SaveRetryHeld", []Feature{Versions, Hold, Owner}, saveRetryHeld},
+	{"SaveRetryHeld", []Feature{Versions, Hold, Owner, ReadUnderLock}, saveRetryHeld},
 	{"SaveRetryBeatsLock", []Feature{Versions}, saveRetryBeatsLock},
-	{"SaveReplyLost", []Feature{Versions}, saveReplyLost},
+	{"SaveReplyLost", []Feature{Versions, ReadUnderLock}, saveReplyLost},
 	{"SaveConflict", []Feature{Versions}, saveConflict},
 	{"SaveUnderLockRefused", []Feature{Versions, ReadUnderLock}, saveUnderLockRefused},
 	{"SaveOfAnotherLock", []Feature{Versions, ReadUnderLock, Owner}, saveOfAnotherLock},
 	{"SaveReleases", []Feature{Versions}, saveReleases},
-	{"SaveKeepsLock", []Feature{Versions, Hold, Owner, Acquired}, saveKeepsLock},
-	{"SaveTakesLockAgain", []Feature{Versions, Hold, Owner, Acquired}, saveTakesLockAgain},
+	{"SaveKeepsLock", []Feature{Versions, Hold, Owner, Acquired, ReadUnderLock}, saveKeepsLock},
+	{"SaveTakesLockAgain", []Feature{Versions, Hold, Owner, Acquired, ReadUnderLock}, saveTakesLockAgain},
 	{"HoldWithoutLockIgnored", []Feature{Versions}, holdWithoutLockIgnored},
 	{"SaveByOwnerOrCookie", []Feature{Versions, Owner}, saveByOwnerOrCookie},
 	{"HistoryOfFour", []Feature{Versions, History}, historyOfFour},
@@ -190,7 +190,7 @@ func saveKeepsLock(c *trial) {
 	s, id := c.open(), c.id("s")
 	c.create(s, id, long, "v0")
 	now := c.lock(s, id)
-	for range 5 {
+	for range 2 {
 		c.advance(short)
 		now = c.save(s, id, now, "held", true)
 		got := c.load(s, id)

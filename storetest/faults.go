@@ -155,17 +155,15 @@ func (f *Faults) do(ctx context.Context, m string, id store.ID, apply func() err
 
 // read makes a call that writes to rec, which a lost reply must leave alone.
 func (f *Faults) read(ctx context.Context, m string, id store.ID, rec *store.Record, apply func(rec *store.Record) error) error {
-	before := *rec
 	got := *rec
 	got.Body = nil
-	lost, err := f.do(ctx, m, id, func() error { return apply(&got) })
-	if lost {
+	if _, err := f.do(ctx, m, id, func() error { return apply(&got) }); err != nil {
 		return err
 	}
-	body := append(before.Body[:0], got.Body...)
+	body := append(rec.Body[:0], got.Body...)
 	*rec = got
 	rec.Body = body
-	return err
+	return nil
 }
 
 type faulty struct {

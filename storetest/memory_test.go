@@ -27,6 +27,7 @@ type memory struct {
 	sessions map[store.ID]*session
 	tombs    map[store.ID]tomb
 	ends     []*end
+	scratch  []byte
 	made     int       // sessions so far, which orders them, and ends
 	started  time.Time // zero for a store that knows all there ever was
 	disk     *memory   // what a store that is late to write has written
@@ -124,7 +125,7 @@ func (m *memory) restart(se *session) {
 		return
 	}
 	expires := time.Now().Add(se.rec.Timeout)
-	if se.rec.Locked && m.bug != "a session that expires under its lock" {
+	if se.rec.Locked && m.bug != "a session expires under its lock" {
 		if held := se.lockedAt.Add(se.stale); held.After(expires) {
 			expires = held
 		}
@@ -139,6 +140,9 @@ func (m *memory) read(se *session, rec *store.Record) {
 	if se.rec.Locked {
 		rec.LockAge = time.Since(se.lockedAt)
 	}
+	if m.bug == "no versions" {
+		rec.Version, rec.History, rec.Acquired = 0, [3]store.Version{}, 0
+	}
 }
 
 func (m *memory) Load(_ context.Context, id store.ID, rec *store.Record) error {
@@ -148,9 +152,29 @@ func (m *memory) Load(_ context.Context, id store.ID, rec *store.Record) error {
 	if err != nil {
 		return err
 	}
+	if se.rec.Locked && m.bug == "Load waits for locks" {
+		return &store.LockedError{Lock: se.rec.Lock}
+	}
 	m.restart(se)
 	m.read(se, rec)
+	switch body := slices.Clone(rec.Body); m.bug {
+	case "torn reads":
+		m.relax()
+		m.read(se, rec)
+		rec.Body = body
+	case "one body for all":
+		m.scratch = append(m.scratch[:0], body...)
+		m.relax()
+		rec.Body = append(body[:0], m.scratch...)
+	}
 	return nil
+}
+
+// relax lets others in, who should not be.
+func (m *memory) relax() {
+	m.mu.Unlock()
+	time.Sleep(time.Millisecond)
+	m.mu.Lock()
 }
 
 // grant makes the lock o's. It is called with mu held.
@@ -177,7 +201,7 @@ func (m *memory) grant(se *session, o store.LockOptions) {
 func (m *memory) keepUntil(se *session, stale time.Duration) {
 	was := se.expires
 	m.restart(se)
-	if m.bug != "a session that expires under its lock" && se.expires.Before(time.Now().Add(stale)) {
+	if m.bug != "a session expires under its lock" && se.expires.Before(time.Now().Add(stale)) {
 		se.expires = time.Now().Add(stale)
 	}
 	if se.expires.Before(was) {
@@ -193,14 +217,14 @@ func (m *memory) keepUntil(se *session, stale time.Duration) {
 func (m *memory) free(se *session) {
 	se.rec.Locked, se.rec.Lock.Owner = false, 0
 	m.restart(se)
-	if len(se.queue) == 0 || m.bug == "nobody wakes who waits" {
+	if len(se.queue) == 0 || m.bug == "nobody wakes who waits" || m.bug == "who waits polls" {
 		return
 	}
+	next := se.queue[0]
 	if m.bug == "last come, first served" {
-		slices.Reverse(se.queue)
-		defer slices.Reverse(se.queue)
+		next = se.queue[len(se.queue)-1]
 	}
-	m.grant(se, se.queue[0].o)
+	m.grant(se, next.o)
 	se.queue = slices.DeleteFunc(se.queue, func(w *waiter) bool {
 		if w.o.Owner != se.rec.Lock.Owner {
 			return false
@@ -216,6 +240,9 @@ func (m *memory) Lock(ctx context.Context, id store.ID, o store.LockOptions, rec
 	defer m.mu.Unlock()
 	se, err := m.get(id)
 	if err != nil {
+		if m.bug == "Lock creates" {
+			m.sessions[copyOf(id)] = &session{rec: store.Record{Timeout: time.Hour}, expires: time.Now().Add(time.Hour)}
+		}
 		return err
 	}
 	w := &waiter{o: o, done: make(chan struct{})}
@@ -239,6 +266,9 @@ func (m *memory) Lock(ctx context.Context, id store.ID, o store.LockOptions, rec
 		stale := time.NewTimer(max(o.Stale-age, time.Millisecond))
 		if o.Stale == 0 {
 			stale.Stop()
+		}
+		if m.bug == "who waits polls" {
+			stale.Reset(47311 * time.Microsecond)
 		}
 		m.mu.Unlock()
 		ended := false
@@ -303,8 +333,11 @@ func (m *memory) Create(_ context.Context, id store.ID, rec *store.Record, hold 
 		}
 		return nil
 	}
-	if m.maxBody > 0 && len(rec.Body) > m.maxBody {
+	if m.maxBody > 0 && len(rec.Body) > m.maxBody && m.bug != "bodies of any size" {
 		return store.ErrTooLarge
+	}
+	if _, ok := m.tombs[id]; ok && m.bug == "Create over a tombstone refused" {
+		return store.ErrExists
 	}
 	if m.room > 0 && len(m.sessions) >= m.room {
 		if !m.evicts {
@@ -379,6 +412,10 @@ func (m *memory) Save(_ context.Context, id store.ID, rec *store.Record, next st
 	if m.bug == "locks before repeats" && se.rec.Locked && !holds {
 		return store.ErrLockLost
 	}
+	if m.bug == "no versions" {
+		rec = with(rec, string(rec.Body))
+		rec.Version = se.rec.Version
+	}
 	seen := se.rec.Seen(next) || m.bug == "no history" && se.rec.Version == next
 	if m.bug == "no history" && se.rec.Version != next || m.bug == "counted versions" || m.bug == "Save recognises nothing" {
 		seen = false
@@ -395,7 +432,7 @@ func (m *memory) Save(_ context.Context, id store.ID, rec *store.Record, next st
 		}
 		return &store.LockedError{Lock: se.rec.Lock, Age: time.Since(se.lockedAt)}
 	}
-	if se.rec.Version != rec.Version && m.bug != "Save compares no version" && !(had && m.bug == "Save with a lock compares no version") {
+	if se.rec.Version != rec.Version && m.bug != "Save compares no version" && !(had && m.bug == "Save with a lock compares nothing") {
 		if had {
 			return store.ErrLockLost
 		}
@@ -468,9 +505,12 @@ func (m *memory) Remove(_ context.Context, id store.ID, lock store.Lock, why sto
 	m.writeLate()
 	se, err := m.get(id)
 	if err != nil {
-		if t, ok := m.tombs[id]; ok && m.bug == "Remove, repeated, changes the reason" {
+		if t, ok := m.tombs[id]; ok && m.bug == "Remove, repeated, changes the why" {
 			t.why = why
 			m.tombs[id] = t
+		}
+		if m.bug == "Remove, repeated, succeeds" {
+			return nil
 		}
 		return err
 	}
@@ -499,7 +539,7 @@ func (m *memory) Touch(_ context.Context, id store.ID) error {
 	switch {
 	case m.bug == "Touch draws a version":
 		se.rec.Advance(store.NewVersion())
-	case m.bug == "Touch in the same second finds nothing" && was.Equal(se.expires):
+	case m.bug == "Touch in the same second is lost" && was.Equal(se.expires):
 		return store.ErrNotFound
 	}
 	return nil
@@ -509,15 +549,18 @@ func (m *memory) Ended(_ context.Context, app string, limit int, lease time.Dura
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.bug != "nobody looks for what expired" {
-		for id := range m.sessions {
-			m.get(id)
+		for id, se := range m.sessions {
+			if _, err := m.get(id); err != nil && m.bug == "what expired lives on" {
+				m.sessions[id] = se
+				m.restart(se)
+			}
 		}
 	}
 	m.ends = slices.DeleteFunc(m.ends, func(e *end) bool {
 		switch {
 		case e.ID.App != app && m.bug != "ends of all applications", len(ends) == limit && m.bug != "Ended without limit":
 			return false
-		case e.claimed.IsZero(), time.Since(e.claimed) >= lease, m.bug == "an end without claim" && time.Since(e.claimed) > 0:
+		case e.claimed.IsZero(), time.Since(e.claimed) >= lease, m.bug == "an end without claim":
 			e.claimed = time.Now()
 			ends = append(ends, e.End)
 			return m.bug == "an end without lease"

@@ -20,6 +20,7 @@
 package storetest
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -53,13 +54,13 @@ type Harness struct {
 	Restart func(t testing.TB, s store.Store, crash bool) store.Store
 
 	// Bubble runs each case in a bubble of testing/synctest, where time is fake and
-	// waiting costs nothing. It is for stores wholly in this process; files are all
-	// right there, sockets are not.
+	// waiting costs nothing. It is for stores wholly in this process; files and
+	// net.Pipe are all right there, sockets are not.
 	Bubble bool
 
 	// Advance moves the clock of the stores that are open. Without it, and without
-	// Bubble, the suite waits: sessions live for a second or two then, and cases run
-	// in parallel.
+	// Bubble, the suite really waits, for four minutes in all, and its cases run in
+	// parallel.
 	Advance func(d time.Duration)
 
 	// MaxBody is the size of the largest body that the stores take; 0 if that is
@@ -113,13 +114,8 @@ var features = []Feature{Versions, History, Acquired, Owner, RandomCookies, Read
 
 // Run checks the stores that h opens, each case in a subtest of t.
 func Run(t *testing.T, h Harness) {
-	if h.Open == nil {
-		t.Fatal("storetest: Harness.Open is nil")
-	}
-	for _, f := range h.Lacks {
-		if !slices.Contains(features, f) {
-			t.Fatalf("storetest: Harness.Lacks names %q, which is no feature", f)
-		}
+	if err := h.check(); err != nil {
+		t.Fatal(err)
 	}
 	s := suite{Harness: h}
 	for _, tc := range cases() {
@@ -130,6 +126,18 @@ func Run(t *testing.T, h Harness) {
 			s.run(t, tc)
 		})
 	}
+}
+
+func (h Harness) check() error {
+	if h.Open == nil {
+		return errors.New("storetest: Harness.Open is nil")
+	}
+	for _, f := range h.Lacks {
+		if !slices.Contains(features, f) {
+			return fmt.Errorf("storetest: Harness.Lacks has %q, which is no Feature", f)
+		}
+	}
+	return nil
 }
 
 // A testCase is one promise. Its run ends early, by c.Fatalf or c.skip, or returns.
@@ -163,12 +171,20 @@ type suite struct {
 
 func (s suite) lacks(f Feature) bool { return slices.Contains(s.Lacks, f) }
 
-// run runs one case and does not hang, whatever the store does.
-func (s suite) run(t *testing.T, tc testCase) {
+// lacking returns what the store lacks of what the case needs.
+func (s suite) lacking(tc testCase) (Feature, bool) {
 	for _, f := range tc.needs {
 		if s.lacks(f) {
-			t.Skipf("not checked: the harness declares that the store lacks %s", f)
+			return f, true
 		}
+	}
+	return "", false
+}
+
+// run runs one case and does not hang, whatever the store does.
+func (s suite) run(t *testing.T, tc testCase) {
+	if f, lacking := s.lacking(tc); lacking {
+		t.Skipf("not checked: the harness declares that the store lacks %s", f)
 	}
 	if s.report == nil {
 		s.report = func(t testing.TB) testing.TB { return t }
@@ -194,7 +210,8 @@ func (s suite) run(t *testing.T, tc testCase) {
 	select {
 	case <-ended:
 	case <-time.After(s.hangLimit):
-		s.report(t).Fatalf("the case hangs\n%s", stacks())
+		s.report(t).Errorf("the case hangs\n%s", stacks())
+		return
 	}
 	for _, check := range c.later {
 		check(s.report(t))
@@ -206,5 +223,5 @@ func (s suite) run(t *testing.T, tc testCase) {
 
 func stacks() []byte {
 	buf := make([]byte, 1<<20)
-	return fmt.Appendf(nil, "%s", buf[:runtime.Stack(buf, true)])
+	return buf[:runtime.Stack(buf, true)]
 }

@@ -1,11 +1,14 @@
 package storetest
 
 import (
+	"context"
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/holdfast-session/holdfast/store"
@@ -60,13 +63,16 @@ func evicting(bug string) Harness {
 func forgetful(bug string) Harness {
 	h := reference(bug, nil)
 	h.Lacks = []Feature{Durability}
-	h.Restart = func(testing.TB, store.Store, bool) store.Store {
+	start := func() store.Store {
 		m := newMemory(bug)
+		m.maxBody = maxBody
 		if bug != "a restart that is not told" {
 			m.started = time.Now()
 		}
 		return m
 	}
+	h.Open = func(testing.TB) store.Store { return start() }
+	h.Restart = func(testing.TB, store.Store, bool) store.Store { return start() }
 	return h
 }
 
@@ -75,6 +81,68 @@ func TestReference(t *testing.T) { Run(t, reference("", nil)) }
 func TestReferenceEvicting(t *testing.T) { Run(t, evicting("")) }
 
 func TestReferenceForgetful(t *testing.T) { Run(t, forgetful("")) }
+
+// TestWeakStoresPass has stores that lack something, and say so.
+func TestWeakStoresPass(t *testing.T) {
+	for bug, lacks := range map[string][]Feature{
+		"no versions":             {Versions, History, Acquired},
+		"no history":              {History},
+		"no Acquired":             {Acquired},
+		"no owner":                {Owner},
+		"counted cookies":         {RandomCookies},
+		"Load waits for locks":    {ReadUnderLock},
+		"hold ignored":            {Hold},
+		"no metadata":             {Metadata},
+		"no reasons":              {Tombstones},
+		"last come, first served": {Order, OrderAcross},
+		"locks lost in a restart": {LocksOverRestart},
+		"an end without lease":    {ReliableEnds},
+	} {
+		t.Run(bug, func(t *testing.T) {
+			h := harnessOf(bug)
+			h.Lacks = lacks
+			Run(t, h)
+		})
+	}
+}
+
+// TestAdvance runs the suite on stores whose clock the harness moves.
+func TestAdvance(t *testing.T) {
+	for _, tc := range cases() {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := reference("", nil)
+				h.Bubble = false
+				h.Advance = time.Sleep
+				suite{Harness: h}.run(t, tc)
+			})
+		})
+	}
+}
+
+// TestWaiting runs the suite as it waits for stores that no bubble can hold, in a
+// bubble of its own.
+func TestWaiting(t *testing.T) {
+	var total time.Duration
+	for _, tc := range cases() {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				start := time.Now()
+				h := reference("", nil)
+				h.Bubble = false
+				suite{Harness: h}.run(t, tc)
+				d := time.Since(start)
+				if d > time.Minute {
+					t.Errorf("the case waits %v; want at most a minute", d)
+				}
+				total += d
+			})
+		})
+	}
+	if total > 4*time.Minute {
+		t.Errorf("the suite waits %v in all; want at most four minutes", total)
+	}
+}
 
 // A recorder takes failures instead of a test.
 type recorder struct {
@@ -103,8 +171,90 @@ func failures(t *testing.T, h Harness, name string) []string {
 	if i < 0 {
 		t.Fatalf("there is no case %q", name)
 	}
-	r := &recorder{TB: t}
-	s := suite{Harness: h, report: func(t testing.TB) testing.TB { return r }, hangLimit: 20 * time.Second}
-	s.run(t, cases()[i])
-	return r.failures
+	return record(t, h, cases()[i], time.Minute)
+}
+
+func record(t *testing.T, h Harness, tc testCase, hangLimit time.Duration) []string {
+	r := new(recorder)
+	report := func(t testing.TB) testing.TB {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.TB = t
+		return r
+	}
+	suite{Harness: h, report: report, hangLimit: hangLimit}.run(t, tc)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.failures)
+}
+
+// TestCallThatNeverReturns has a store that ignores every context: its case fails,
+// and does not hang.
+func TestCallThatNeverReturns(t *testing.T) {
+	never := testCase{name: "never", run: func(c *trial) { c.ok(c.open().Touch(c.ctx, c.id("s")), "Touch") }}
+	for _, bubble := range []bool{true, false} {
+		release := make(chan struct{})
+		h := Harness{Bubble: bubble, Open: func(testing.TB) store.Store {
+			if bubble {
+				return stuck{in: make(chan struct{})}
+			}
+			return stuck{in: release}
+		}}
+		got := record(t, h, never, 100*time.Millisecond)
+		if len(got) == 0 || !strings.Contains(got[0], "stuck") {
+			t.Errorf("with Bubble %v the case fails with %q; want where the call is stuck", bubble, got)
+		}
+		close(release)
+	}
+}
+
+type stuck struct {
+	store.Store
+	in chan struct{}
+}
+
+func (s stuck) Touch(context.Context, store.ID) error {
+	<-s.in
+	return nil
+}
+
+func TestHarnessChecked(t *testing.T) {
+	open := func(testing.TB) store.Store { return newMemory("") }
+	for _, h := range []Harness{{}, {Open: open, Lacks: []Feature{Owner, "Speed"}}} {
+		if err := h.check(); err == nil {
+			t.Errorf("the harness %+v is accepted; want an error", h)
+		}
+	}
+	if err := (Harness{Open: open, Lacks: features}).check(); err != nil {
+		t.Errorf("a harness that lacks everything: %v", err)
+	}
+}
+
+// TestLackingCasesAreSkipped has exactly the cases skipped that need what is lacking.
+func TestLackingCasesAreSkipped(t *testing.T) {
+	for _, f := range features {
+		s := suite{Harness: Harness{Lacks: []Feature{f}}}
+		for _, tc := range cases() {
+			got, skipped := s.lacking(tc)
+			if want := slices.Contains(tc.needs, f); skipped != want || skipped && got != f {
+				t.Errorf("without %s, %s is skipped is %v (for %s); want %v", f, tc.name, skipped, got, want)
+			}
+		}
+	}
+}
+
+// TestCasesAreUnique has every name once, and every feature known.
+func TestCasesAreUnique(t *testing.T) {
+	seen := make(map[string]bool)
+	for _, tc := range cases() {
+		if seen[tc.name] {
+			t.Errorf("two cases are named %s", tc.name)
+		}
+		seen[tc.name] = true
+		for _, f := range tc.needs {
+			if !slices.Contains(features, f) {
+				t.Errorf("%s needs %q, which is no Feature", tc.name, f)
+			}
+		}
+	}
 }

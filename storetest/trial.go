@@ -254,11 +254,17 @@ func (c *trial) gone(err error, why store.Kind, what string) store.Reason {
 	c.Helper()
 	c.is(err, store.ErrNotFound, what)
 	reason := store.ReasonOf(err)
+	if why == store.Unknown && reason.Kind == store.Restarted && c.forgets() {
+		return reason
+	}
 	if !c.lacks(Tombstones) && reason.Kind != why {
 		c.Fatalf("%s: %v; want the reason %v", what, err, why)
 	}
 	return reason
 }
+
+// forgets says whether what the store knows nothing of may have ended in a restart.
+func (c *trial) forgets() bool { return c.Restart == nil || c.lacks(Durability) }
 
 // absent checks that the session is not there, and why.
 func (c *trial) absent(s store.Store, id store.ID, why store.Kind) store.Reason {

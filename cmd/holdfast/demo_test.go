@@ -22,6 +22,15 @@ func openDemo(t *testing.T, args ...string) (*program, *browser) {
 	return p, open(t, p.ready(shopReady))
 }
 
+// bothAnswer waits until two workers take turns.
+func (b *browser) bothAnswer() {
+	b.t.Helper()
+	eventually(b.t, "both workers are up", func() bool {
+		one := b.get("/").pid()
+		return b.get("/").pid() != one
+	})
+}
+
 // children are the PIDs that the log of p speaks of.
 func (p *program) children() []int {
 	p.t.Helper()
@@ -125,7 +134,7 @@ func TestDemoInProcLosesTheCartAndSaysWhy(t *testing.T) {
 // Two workers, InProc: sessions flicker, and the page names that.
 func TestDemoInProcWithTwoWorkersFlickers(t *testing.T) {
 	_, b := openDemo(t, "--mode", "inproc", "--workers", "2")
-	eventually(t, "both workers are up", func() bool { return b.get("/").pid() != b.get("/").pid() })
+	b.bothAnswer()
 	b.post("/cart/add", "slug", "rope", "back", "/")
 	knows, knowsNot := map[int]bool{}, map[int]bool{}
 	for range 6 {
@@ -145,7 +154,7 @@ func TestDemoInProcWithTwoWorkersFlickers(t *testing.T) {
 // The state server is killed: that does lose the cart, and the page says so.
 func TestDemoStateServerKilled(t *testing.T) {
 	p, b := openDemo(t)
-	cart := b.post("/cart/add", "slug", "rope", "back", "/cart")
+	b.post("/cart/add", "slug", "rope", "back", "/cart")
 	m := regexp.MustCompile(`msg="state server ready" pid=(\d+)`).FindStringSubmatch(p.stderr.String())
 	if m == nil {
 		t.Fatal("the log does not name the state server's PID")
@@ -159,8 +168,7 @@ func TestDemoStateServerKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "it is started again", func() bool { return strings.Count(p.stderr.String(), `msg="state server ready"`) == 2 })
-	cart = b.get("/cart")
-	cart.says("Your session is gone", "kept in the memory of the state server")
+	b.get("/cart").says("Your session is gone", "kept in the memory of the state server")
 	if got := b.post("/cart/add", "slug", "bell", "back", "/cart"); got.articles() != 1 {
 		t.Errorf("%d articles after that", got.articles())
 	}
@@ -199,7 +207,7 @@ func TestDemoKilledLeavesNoOrphans(t *testing.T) {
 		t.Skip("looks into /proc")
 	}
 	p, b := openDemo(t)
-	eventually(t, "both workers are up", func() bool { return b.get("/").pid() != b.get("/").pid() })
+	b.bothAnswer()
 	children := p.children()
 	if len(children) < 3 {
 		t.Fatalf("children: %v", children)

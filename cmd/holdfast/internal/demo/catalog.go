@@ -29,12 +29,12 @@ type product struct {
 // catalog is what the shop sells, in the order of its pages.
 var catalog = []product{
 	{
-		Slug: "anchor", Name: "Fisherman anchor", Line: "Forged iron, ash stock, 12 kg", Price: 148_00,
+		Slug: "anchor", Name: "Fisherman anchor", Line: "Forged iron, ash stock, 12 kg", Price: 148_00,
 		Text:  "The old pattern, which still finds its way through kelp and between stones where lighter anchors skate along. The stock folds flat against the shank for stowing.",
 		Facts: []string{"Holds a boat of up to 9 m", "Stock of ash, unshipped by one key", "Hot-dip galvanised under the paint"},
 	},
 	{
-		Slug: "rope", Name: "Three-strand manila", Line: "14 mm, coil of 30 m", Price: 54_00,
+		Slug: "rope", Name: "Three-strand manila", Line: "14 mm, coil of 30 m", Price: 54_00,
 		Text:  "Laid right-handed from long fibres, so it splices cleanly and grips a bollard wet or dry. It smells of harbour from the first day.",
 		Facts: []string{"Breaking load 1,280 kg", "Both ends whipped by hand", "Floats for about an hour"},
 	},
@@ -44,7 +44,7 @@ var catalog = []product{
 		Facts: []string{"Visible at two miles", "Wick of 14 mm, two spare", "Takes lamp oil or paraffin"},
 	},
 	{
-		Slug: "compass", Name: "Box compass", Line: "Gimballed card, 90 mm", Price: 89_50,
+		Slug: "compass", Name: "Box compass", Line: "Gimballed card, 90 mm", Price: 89_50,
 		Text:  "A dry card under domed glass, swung in two rings. It settles within one roll and reads from the far side of a cockpit.",
 		Facts: []string{"Graduated to two degrees", "Sapphire bearing", "Comes with a lidded box"},
 	},
@@ -54,17 +54,17 @@ var catalog = []product{
 		Facts: []string{"For line of up to 16 mm", "Working load 450 kg", "Every part can be replaced"},
 	},
 	{
-		Slug: "cleat", Name: "Horn cleat", Line: "Cast bronze, 200 mm", Price: 24_50,
+		Slug: "cleat", Name: "Horn cleat", Line: "Cast bronze, 200 mm", Price: 24_50,
 		Text:  "Wide feet, rounded horns and nothing to catch a sleeve. One turn, two crossings and a hitch, and the boat stays where you left her.",
 		Facts: []string{"For line of up to 16 mm", "Two holes for 8 mm bolts", "Backing plate included"},
 	},
 	{
-		Slug: "bell", Name: "Ship’s bell", Line: "Bell bronze, 150 mm", Price: 72_00,
+		Slug: "bell", Name: "Ship’s bell", Line: "Bell bronze, 150 mm", Price: 72_00,
 		Text:  "Tuned, not stamped: cast in one pour and turned on the lathe until it rings for nine seconds. For fog, for watches, and for dinner.",
 		Facts: []string{"Heard at half a mile", "Hand-worked lanyard", "Bracket and screws included"},
 	},
 	{
-		Slug: "ring", Name: "Cork life ring", Line: "Canvas over cork, 760 mm", Price: 65_00,
+		Slug: "ring", Name: "Cork life ring", Line: "Canvas over cork, 760 mm", Price: 65_00,
 		Text:  "Solid cork in sewn canvas, painted by hand, with a grab line all around. Hangs in reach, and is seen from far.",
 		Facts: []string{"Carries two adults", "Grab line of 8 mm", "Your boat’s name on request"},
 	},

@@ -87,9 +87,10 @@ func (g *Garden) Run(ctx context.Context) error {
 	go func() { ended <- h.Run(running) }()
 
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /kill", func(w http.ResponseWriter, r *http.Request) { kill(h, w, r) })
+	button := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { kill(h, w, r) })
+	mux.Handle("POST /kill", http.NewCrossOriginProtection().Handler(button))
 	mux.Handle("/", h)
-	srv := &http.Server{Handler: http.NewCrossOriginProtection().Handler(mux), ReadHeaderTimeout: 10 * time.Second}
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	serving, stopServing := context.WithCancel(ctx)
 	defer stopServing()
 	served := make(chan error, 1)

@@ -84,7 +84,6 @@ func newShop(w Worker, st store.Store, log *slog.Logger) (*shop, error) {
 	s.pages, err = template.New("").Funcs(template.FuncMap{
 		"age":   age,
 		"clock": func(t time.Time) string { return t.Local().Format(time.TimeOnly) },
-		"text":  func(s string) template.HTML { return template.HTML(template.HTMLEscapeString(s)) },
 	}).ParseFS(assets, "assets/*.html")
 	return s, err
 }
@@ -405,9 +404,10 @@ func (s *shop) icon(w http.ResponseWriter, _ *http.Request) {
 
 // age writes a duration as people say it.
 func age(d time.Duration) string {
-	d = max(d, 0)
 	n, unit := int(d.Seconds()), "second"
 	switch {
+	case d < time.Second:
+		return "a moment"
 	case d >= 48*time.Hour:
 		n, unit = int(d.Hours()/24), "day"
 	case d >= 2*time.Hour:

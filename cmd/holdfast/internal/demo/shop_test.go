@@ -203,7 +203,7 @@ func TestBackTo(t *testing.T) {
 
 func TestAge(t *testing.T) {
 	for d, want := range map[time.Duration]string{
-		-time.Second:            "0 seconds",
+		-time.Second:            "a moment",
 		time.Second:             "1 second",
 		90 * time.Second:        "90 seconds",
 		20 * time.Minute:        "20 minutes",

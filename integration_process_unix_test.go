@@ -1,0 +1,136 @@
+//go:build unix
+
+package holdfast_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A gateServer is a gate for handlers in other processes: they ask its URL.
+type gateServer struct {
+	*gate
+	url string
+}
+
+func newGateServer(t *testing.T) gateServer {
+	g := newGate()
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { g.pass() }))
+	t.Cleanup(server.Close)
+	return gateServer{g, server.URL}
+}
+
+func (p *process) signal(t *testing.T, s syscall.Signal) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+const workersLockTimeout = 2 * time.Second
+
+func TestKilledWorkersLockComesFree(t *testing.T) {
+	for _, method := range []string{"/Exclusive/hit", "/Merge/hit", "/look"} {
+		t.Run(method[1:], func(t *testing.T) {
+			t.Parallel()
+			p, b := startWorkers(t, programConfig{LockTimeout: workersLockTimeout})
+			g := newGateServer(t)
+			held := make(chan *answer, 1)
+			go func() { held <- b[0].fetch(t.Context(), "/Exclusive/hold?gate="+g.url, nil) }()
+			g.await(t)
+			defer g.open()
+			start := time.Now()
+			p[0].kill()
+			if rp := receive(t, held); rp.err == nil {
+				t.Errorf("the killed worker answered %d %q", rp.status, rp.body)
+			}
+			want := "2" // what the killed worker had added was not saved
+			if method == "/look" {
+				want = "1"
+			}
+			b[1].want(method, want)
+			if d := time.Since(start); d > workersLockTimeout+time.Second {
+				t.Errorf("the next request waited %v, the lock timeout is %v", d, workersLockTimeout)
+			}
+			start = time.Now()
+			b[1].want("/look", want)
+			if d := time.Since(start); d > time.Second {
+				t.Errorf("and the one after it %v", d)
+			}
+		})
+	}
+}
+
+// pausedHolder starts a worker that holds the lock, and stops it.
+func pausedHolder(t *testing.T) (p [2]*process, b [2]*browser, g gateServer, held <-chan *answer) {
+	t.Helper()
+	p, b = startWorkers(t, programConfig{LockTimeout: time.Second})
+	g = newGateServer(t)
+	held = b[0].begin("/Exclusive/hold?gate=" + g.url)
+	g.await(t)
+	p[0].signal(t, syscall.SIGSTOP)
+	t.Cleanup(func() { p[0].signal(t, syscall.SIGCONT) }) // else it could not be stopped in good order
+	return p, b, g, held
+}
+
+func TestPausedWorkerIsRefusedItsSaveIfAnotherHasSaved(t *testing.T) {
+	t.Parallel()
+	p, b, g, held := pausedHolder(t)
+	b[1].want("/Exclusive/hit", "2")
+	p[0].signal(t, syscall.SIGCONT)
+	g.open()
+	if rp := receive(t, held); rp.status != 409 {
+		t.Errorf("the worker that was paused: %d %q, want 409", rp.status, rp.body)
+	}
+	start := time.Now()
+	b[1].want("/Exclusive/hit", "3")
+	b[0].want("/Exclusive/hit", "4")
+	if d := time.Since(start); d > 900*time.Millisecond {
+		t.Errorf("the next two requests took %v: a lock was left", d)
+	}
+}
+
+func TestPausedWorkerMaySaveIfNobodyHas(t *testing.T) {
+	t.Parallel()
+	p, b, g, held := pausedHolder(t)
+	<-time.After(1500 * time.Millisecond)
+	p[0].signal(t, syscall.SIGCONT)
+	g.open()
+	if rp := receive(t, held); rp.status != 200 || rp.body != "2" {
+		t.Errorf("the worker that was paused: %d %q, want 200", rp.status, rp.body)
+	}
+	b[1].want("/Exclusive/hit", "3")
+}
+
+func TestPausedWorkerAfterAReader(t *testing.T) {
+	t.Parallel()
+	p, b, g, held := pausedHolder(t)
+	b[1].want("/look", "1") // had the lock, and changed nothing
+	p[0].signal(t, syscall.SIGCONT)
+	g.open()
+	if rp := receive(t, held); rp.status != 200 || rp.body != "2" {
+		t.Errorf("the worker that was paused: %d %q, want 200", rp.status, rp.body)
+	}
+	b[1].want("/Exclusive/hit", "3")
+}
+
+func TestPausedWorkerAfterSignOut(t *testing.T) {
+	t.Parallel()
+	// Signing out waits for no lock, so nor does it wait for the pause to end.
+	p, b, g, held := pausedHolder(t)
+	old := b[0].id()
+	start := time.Now()
+	b[1].wantStatus("/out", 200)
+	if d := time.Since(start); d > 900*time.Millisecond {
+		t.Errorf("signing out took %v", d)
+	}
+	p[0].signal(t, syscall.SIGCONT)
+	g.open()
+	if rp := receive(t, held); rp.status != 409 || rp.sessionCookie() != nil {
+		t.Errorf("the worker that was paused: %d %q, want 409", rp.status, rp.body)
+	}
+	b[1].withID(old).want("/hits", "0")
+}
