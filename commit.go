@@ -532,7 +532,14 @@ func (s *Session) unlock(later bool) {
 	release := func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(&s.ctx), m.o.LockTimeout)
 		defer cancel()
-		err := m.repeat(ctx, untilDefinite, func(ctx context.Context) error { return m.store.Unlock(ctx, key, lock) })
+		err := m.repeat(ctx, untilDefinite, func(ctx context.Context) error {
+			err := m.store.Unlock(ctx, key, lock)
+			if err != nil && line.Session != "" { // the next in line finds out for himself
+				m.queue.leave(line)
+				line = store.ID{}
+			}
+			return err
+		})
 		if err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrLockLost) {
 			m.report(ctx, err, "a lock could not be given back", s)
 		}

@@ -131,6 +131,15 @@ type changes struct {
 	cells   []cell
 }
 
+func (ch *changes) find(name string) *cell {
+	for i := range ch.cells {
+		if c := &ch.cells[i]; c.name == name {
+			return c
+		}
+	}
+	return nil
+}
+
 // collect finds the values that were changed in place, and copies the log.
 func (s *Session) collect() (changes, error) {
 	s.mu.Lock()
@@ -248,10 +257,19 @@ func (s *Session) applied(ch *changes, it *items.Item) {
 	}
 	for i := range s.cells {
 		c := &s.cells[i]
-		if c.op == untouched || c.gen > ch.gen {
+		if c.op == untouched {
 			continue
 		}
 		v, _, _ := it.Get(c.name)
+		if c.gen > ch.gen { // changed again since
+			if was := ch.find(c.name); was != nil {
+				if c.op == update && was.op == update {
+					c.fns = c.fns[len(was.fns):]
+				}
+				c.saw = v
+			}
+			continue
+		}
 		if c.live != nil && c.from != v {
 			// Merged with what another saved: the handler's copy is out of date.
 			c.live = nil

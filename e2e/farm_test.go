@@ -31,8 +31,9 @@ func shop(m *holdfast.Manager) http.Handler {
 		fmt.Fprint(w, visits.Get(holdfast.From(r)))
 	})
 	resume := make(chan struct{})
-	mux.HandleFunc("/hang", func(w http.ResponseWriter, r *http.Request) { // half way through
-		put(w, r)
+	mux.HandleFunc("/hang", func(w http.ResponseWriter, r *http.Request) { // with the session, half way through
+		defer put(w, r)
+		holdfast.From(r)
 		w.WriteHeader(http.StatusEarlyHints) // says so
 		<-resume
 	})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -299,6 +300,38 @@ func TestMaxConnsOfClient(t *testing.T) {
 	cancel()
 	if err := c.Touch(ctx, id); !errors.Is(err, context.Canceled) || !errors.Is(err, store.ErrUnavailable) {
 		t.Errorf("with a context that has ended: %v", err)
+	}
+}
+
+// TestAlive: an idle connection that the server has closed is seen to be so.
+func TestAlive(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		return // cannot be seen there, see alive_other.go
+	}
+	accepted := make(chan net.Conn, 1)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		nc, _ := l.Accept()
+		accepted <- nc
+	}()
+	near, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer near.Close()
+	far := <-accepted
+	if !alive(near) {
+		t.Error("an open connection is taken for closed")
+	}
+	far.Close()
+	for end := time.Now().Add(limit); alive(near); {
+		if time.Now().After(end) {
+			t.Fatal("a closed connection is taken for open")
+		}
 	}
 }
 

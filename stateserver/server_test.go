@@ -80,6 +80,20 @@ func TestMisbehavingPeers(t *testing.T) {
 	}
 }
 
+// TestRefusedWhileSending: a peer that is still sending is answered, and not reset
+// before it can read that.
+func TestRefusedWhileSending(t *testing.T) {
+	w := connect(t, serve(t, &Server{Store: inproc.New(nil), MaxBody: 1 << 10}))
+	w.send("PUT /a HTTP/1.1\r\nHoldfast: 1\r\nContent-Length: 4000000\r\n\r\n")
+	if got := status(w.receive(methodPut)); got != "413 Content Too Large" {
+		t.Errorf("answered %q; want 413", got)
+	}
+	w.ends()
+	for range 4 {
+		w.send(strings.Repeat("x", 1000000)) // a reset would make it fail
+	}
+}
+
 // TestSlowPeers: time is taken from those who waste it, and from nobody else.
 func TestSlowPeers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -1,0 +1,91 @@
+package holdfast
+
+import (
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/holdfast-session/holdfast/store"
+)
+
+func TestCutSegment(t *testing.T) {
+	for _, test := range []struct{ path, rest, id string }{
+		{"/(S(" + idA + "))/page.aspx", "/page.aspx", idA},
+		{"/app/(S(" + idA + "))/page.aspx", "/app/page.aspx", idA},
+		{"/app/(X(1)A(x y)F(t)S(" + idA + "))/page.aspx", "/app/page.aspx", idA},
+		{"/(S(" + idA + "))/", "/", idA},
+		{"/(S(" + idA + "))", "/", idA},
+		{"/app/(S(" + idA + "))", "/app", idA},
+		{"/(S(" + idA + "))/(S(" + idB + "))/x", "/(S(" + idA + "))/x", idB}, // the last one
+		{"/(X())/page", "/page", ""},                                         // the least there is
+		{"/(X(1))/page", "/page", ""},
+		{"/(" + idA + ")/page", "/(" + idA + ")/page", ""}, // ASP.NET 1.1's
+		{"/(s(" + idA + "))/page", "/(s(" + idA + "))/page", ""},
+		{"/()/page", "/()/page", ""},
+		{"/wiki/Go_(game)/rules", "/wiki/Go_(game)/rules", ""},
+		{"/wiki/Go_(game)", "/wiki/Go_(game)", ""},
+		{"/", "/", ""},
+		{"", "", ""},
+		{")/", ")/", ""},
+		{"/(S(a/b))/x", "/(S(a/b))/x", ""},
+	} {
+		if rest, seg, _ := cutSegment(test.path); rest != test.rest || seg.id != test.id {
+			t.Errorf("cutSegment(%q) = %q, %q; want %q, %q", test.path, rest, seg.id, test.rest, test.id)
+		}
+	}
+}
+
+func TestRelink(t *testing.T) {
+	a := "/(S(" + idA + "))"
+	for link, want := range map[string]string{
+		"/cart":                   a + "/cart",
+		"/cart?x=1#y":             a + "/cart?x=1#y",
+		"/search?q=/(S(b))/":      a + "/search?q=/(S(b))/",
+		"/(S(" + idB + "))/cart":  a + "/cart",
+		"/":                       a + "/",
+		"cart":                    "cart",
+		"https://bank.example/":   "https://bank.example/",
+		"//bank.example/":         "//bank.example/",
+		`/\bank.example/`:         `/\bank.example/`,
+		"mailto:ann@shop.example": "mailto:ann@shop.example",
+		"":                        "",
+	} {
+		if got := relink(link, idA); got != want {
+			t.Errorf("relink(%q) = %q, want %q", link, got, want)
+		}
+	}
+}
+
+func TestRedirectTellsOfTheLoss(t *testing.T) {
+	r := httptest.NewRequest("GET", "/(S("+idB+"))/a%2Fb%20c?x=%2F", nil)
+	why := store.Reason{Kind: store.Expired, Age: 90 * time.Second}
+	to := redirectTo(r, idA, urlSegment{lost: why, tries: 1})
+	if want := "/(L(expired.90.1)S(" + idA + "))/a%2Fb%20c?x=%2F"; to != want {
+		t.Errorf("redirectTo = %q, want %q", to, want)
+	}
+	if _, seg, _ := cutSegment(strings.TrimSuffix(to, "?x=%2F")); seg.lost != why || seg.tries != 1 || seg.id != idA {
+		t.Errorf("read back as %+v", seg)
+	}
+}
+
+func FuzzCutSegment(f *testing.F) {
+	f.Add("/(S(" + idA + "))/page.aspx")
+	f.Add("/app/(X(1)A(x)F(t)S(" + idA + "))/page.aspx")
+	f.Add("/(L(expired.90.1)S(" + idA + "))")
+	f.Add("/(((((())/)/)")
+	f.Fuzz(func(t *testing.T, path string) {
+		rest, seg, ok := cutSegment(path)
+		if !ok && (rest != path || seg != urlSegment{}) {
+			t.Errorf("cutSegment(%q) found nothing, and %q, %+v", path, rest, seg)
+		}
+		if ok && len(rest) >= len(path) {
+			t.Errorf("cutSegment(%q) = %q, which is not shorter", path, rest)
+		}
+		if strings.HasPrefix(path, "/") {
+			if again, seg, _ := cutSegment(withSegment(path, idA)); seg.id == idA && again != path && !ok {
+				t.Errorf("with a segment and without: %q, want %q", again, path)
+			}
+		}
+	})
+}
