@@ -2,6 +2,7 @@ package holdfast
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 )
@@ -138,13 +139,17 @@ func (m *Manager) From(r *http.Request) *Session {
 
 // FromContext returns the session of the request that ctx belongs to, or the error
 // why there is none: [ErrNoSession], [ErrBusy], or one of package store's. The
-// handler then answers as it sees fit.
+// handler then answers as it sees fit (except that a [Cookieless] client that has no
+// session yet is sent on to one, whatever the handler answers).
 func FromContext(ctx context.Context) (*Session, error) {
 	s := sessionIn(ctx, nil)
 	if s == nil || s.isDisabled() {
 		return nil, ErrNoSession
 	}
 	if err := s.acquire(ctx); err != nil {
+		if errors.Is(err, errRedirect) {
+			s.stop(err)
+		}
 		return nil, err
 	}
 	return s, nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/holdfast-session/holdfast/items"
@@ -52,23 +53,28 @@ func (s *Session) seek(ctx context.Context) error {
 	m := s.m
 	s.now.timeout = m.o.Timeout
 	var lost store.Reason
+	presented := false
 	if !m.off {
 		var buf [maxCandidates]string
-		for _, id := range m.o.Cookie.read(s.r, buf[:0]) {
-			err := s.open(ctx, id)
+		for _, id := range s.present(buf[:0]) {
+			presented = true
+			err := s.open(ctx, id, m.keyOf(id))
 			if err == nil {
 				return nil
 			}
 			if !errors.Is(err, store.ErrNotFound) {
 				return err
 			}
-			if why := store.ReasonOf(err); lost.Kind == store.Unknown {
-				lost = why
+			if why := store.ReasonOf(err); lost.Kind == store.Unknown || why.Kind == store.Regenerated {
+				lost = why // a replaced ID counts before others: it stops writes
 			}
 		}
 	}
 	if lost.Kind == store.Restarted && lost.Age > m.o.Timeout {
 		lost = store.Reason{} // it would have expired by now in any case
+	}
+	if m.cookieless && !m.off && s.access != ReadOnly {
+		return s.prepare(ctx, lost, presented)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -79,10 +85,14 @@ func (s *Session) seek(ctx context.Context) error {
 	return nil
 }
 
-// open reads the session with this ID into s and, if the access is exclusive,
-// locks it.
-func (s *Session) open(ctx context.Context, id string) error {
-	m, key := s.m, s.m.keyOf(id)
+// renewalOverlap is how long an ID that was renewed leads to its session: as long as
+// a request that was sent with it may be under way.
+const renewalOverlap = 10 * time.Second
+
+// open reads the session of this ID, which the store has under key, into s and, if
+// the access is exclusive, locks it.
+func (s *Session) open(ctx context.Context, id string, key store.ID) error {
+	m := s.m
 	s.setKey(key)
 	var err error
 	if s.access == Exclusive {
@@ -95,14 +105,23 @@ func (s *Session) open(ctx context.Context, id string) error {
 	var base *items.Item
 	switch {
 	case err != nil:
+	case m.cookieless && s.rec.Flags&store.Uninitialized != 0:
+		base = &s.own // ours, for the redirect
+		base.Timeout = m.o.Timeout
 	case s.rec.Flags&store.Uninitialized != 0:
 		err = store.ErrNotFound // nothing was ever put in, and perhaps the visitor chose the ID
 	default:
-		base, err = s.content()
+		if base, err = s.content(); err == nil && s.isOverdue() {
+			err = s.expire(ctx)
+		}
 	}
 	if err != nil {
 		s.unlock(false)
 		s.setKey(store.ID{})
+		if why := store.ReasonOf(err); why.Kind == store.Regenerated && why.To != "" && why.Age < renewalOverlap && !s.follows {
+			s.follows = true
+			return s.open(ctx, id, store.ID{App: key.App, Session: why.To})
+		}
 		return err
 	}
 	s.stored = true
@@ -110,10 +129,34 @@ func (s *Session) open(ctx context.Context, id string) error {
 	defer s.mu.Unlock()
 	s.id, s.base = id, base
 	s.merging = !s.locked
-	s.now = traits{base.Timeout, s.rec.Subject}
-	s.kept = s.now
+	s.now = traitsOf(base, s.rec.Subject)
+	s.kept, s.said = s.now, s.now.persist
+	if s.rec.Flags&store.Uninitialized != 0 {
+		s.isNew, s.lost = true, s.segment.lost
+	}
 	s.created = s.rec.Created
 	return nil
+}
+
+// isOverdue reports whether the session in s.rec has reached its absolute lifetime.
+func (s *Session) isOverdue() bool {
+	d := s.m.o.Lifetime
+	return d > 0 && !s.rec.Created.IsZero() && time.Since(s.rec.Created) >= d
+}
+
+// expire ends the session in s.rec, and returns that as the reason why it is not
+// there.
+func (s *Session) expire(ctx context.Context) error {
+	m, key := s.m, s.key
+	why := store.Reason{Kind: store.Expired}
+	ctx, cancel := m.storeContext(ctx)
+	defer cancel()
+	err := m.repeat(ctx, untilDefinite, func(ctx context.Context) error { return m.store.Remove(ctx, key, store.Lock{}, why) })
+	if err != nil {
+		return err
+	}
+	s.letGo()
+	return &store.NotFoundError{Reason: why}
 }
 
 // setKey changes the key under which the store has the session. Called with io
@@ -126,8 +169,14 @@ func (s *Session) setKey(key store.ID) {
 
 // content is the record's content, ready to be read.
 func (s *Session) content() (*items.Item, error) {
-	if it, ok := s.rec.Items.(*items.Item); ok {
-		return it, nil
+	switch content := s.rec.Items.(type) {
+	case *items.Item:
+		return content, nil
+	case kept:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.adopt(content.live)
+		return content.Item, nil
 	}
 	it := &s.own
 	if s.base == it {
@@ -158,6 +207,10 @@ func (s *Session) lock(ctx context.Context, key store.ID) error {
 	m := s.m
 	start := time.Now()
 	if err := m.queue.enter(ctx, key, m.o.MaxWaiters, m.o.LockWait); err != nil {
+		if time.Since(start) >= m.o.LockWait {
+			m.warn(&m.warned.queue, "a request waited in vain for a session that another request of this process holds; "+
+				"a handler that calls its own site with its visitor's cookie must call Session.Release first, or one of the two be ReadOnly or Merge")
+		}
 		return err
 	}
 	wait := max(m.o.LockWait-time.Since(start), 0)
@@ -172,6 +225,10 @@ func (s *Session) lock(ctx context.Context, key store.ID) error {
 	if err == nil {
 		s.locked, s.line = true, key
 		m.lease.add(s)
+		if s.r.ContentLength > largeUpload {
+			m.warn(&m.warned.upload, "a large upload is read while its request holds the session's lock, so the visitor's other requests wait for it; "+
+				"read the body before the first From, call Session.Release, or use Merge")
+		}
 		return nil
 	}
 	var locked *store.LockedError
@@ -190,6 +247,16 @@ func (s *Session) lock(ctx context.Context, key store.ID) error {
 	}
 	m.queue.leave(key)
 	return err
+}
+
+// largeUpload is what takes some visitors a while to send.
+const largeUpload = 1 << 20
+
+// warn tells the log of a mistake that is easily made, once in a Manager's life.
+func (m *Manager) warn(once *sync.Once, what string) {
+	if m.log != nil {
+		once.Do(func() { m.log.Warn("holdfast: " + what) })
+	}
 }
 
 // storeContext is the context of one operation of the store, which goes on when

@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/http"
 	"sync"
+	"time"
 
 	"github.com/holdfast-session/holdfast/items"
 	"github.com/holdfast-session/holdfast/store"
@@ -53,19 +54,16 @@ func (s *Session) pass(status int, h http.Header, why leaving) error {
 		if why == leavingHijacked && s.needsCookie() {
 			return ErrHeadersSent
 		}
+		if s.m.cookieless && s.needsCookie() && !canMove(status, h) {
+			return ErrNotRedirected
+		}
 		if err := s.commit(&s.ctx, how); err != nil {
 			return err
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.sayID {
-		s.m.o.Cookie.write(h, s.r, s.id)
-	} else if s.sayGone {
-		s.m.o.Cookie.write(h, s.r, "")
-	}
-	guard(h, s.sayID || s.sayGone)
-	s.sayID, s.sayGone = false, false
+	s.tell(h)
 	return nil
 }
 
@@ -76,13 +74,15 @@ func (s *Session) needsCookie() bool {
 	if s.sayID || s.newID {
 		return true
 	}
-	if s.stored || s.m.off {
-		return false
-	}
+	return !s.stored && !s.m.off && s.hasValues()
+}
+
+// hasValues reports whether anything is in the session. Called with mu held.
+func (s *Session) hasValues() bool {
 	for range s.names() {
 		return true
 	}
-	return false
+	return s.live != nil
 }
 
 // flushed saves what changed since the response began, before more of it leaves.
@@ -156,7 +156,7 @@ func (s *Session) settle() {
 	s.finished = true
 	s.mu.Unlock()
 	if s.phase.Load() == idle && !s.m.off {
-		s.m.touchAll(s.r)
+		s.touchAll()
 	}
 }
 
@@ -172,6 +172,14 @@ func (s *Session) commit(ctx context.Context, how ending) error {
 	}
 	if !s.stored {
 		return s.create(ctx, how)
+	}
+	if s.rec.Flags&store.Uninitialized != 0 && !ch.isEmpty() {
+		if ch, err = s.begin(); err != nil {
+			return err
+		}
+	}
+	if how == atEnd && s.isDue(&ch) {
+		ch.newID, ch.renewal = true, true
 	}
 	if ch.newID {
 		return s.regenerate(ctx, &ch, how)
@@ -197,21 +205,25 @@ func (s *Session) commit(ctx context.Context, how ending) error {
 // create stores a new session, if anything was put in.
 func (s *Session) create(ctx context.Context, how ending) error {
 	m := s.m
-	ch, it, err := s.fresh()
-	if err != nil || it.Len() == 0 {
-		return err
+	s.mu.Lock()
+	empty := !s.hasValues()
+	s.mu.Unlock()
+	if empty {
+		return nil
 	}
 	if s.w.left() {
 		return ErrHeadersSent
 	}
-	if m.o.OnStart != nil {
-		m.o.OnStart(s)
-		if err := s.sticky(); err != nil {
-			return err
-		}
-		if ch, it, err = s.fresh(); err != nil {
-			return err
-		}
+	ch, err := s.begin()
+	if err != nil {
+		return err
+	}
+	if m.o.Renewal > 0 {
+		ch.now.since = time.Now().Unix()
+	}
+	it, err := ch.over(s.base)
+	if err != nil {
+		return err
 	}
 	s.rec = store.Record{Version: store.NewVersion()}
 	hold := how == keepLock && s.access == Exclusive
@@ -224,14 +236,29 @@ func (s *Session) create(ctx context.Context, how ending) error {
 	return nil
 }
 
-// fresh is the content of a session that is not stored yet.
-func (s *Session) fresh() (changes, *items.Item, error) {
-	ch, err := s.collect()
-	if err != nil {
-		return ch, nil, err
+// begin has the application put in what every new session has.
+func (s *Session) begin() (changes, error) {
+	if s.m.o.OnStart != nil {
+		s.m.o.OnStart(s)
+		if err := s.sticky(); err != nil {
+			return changes{}, err
+		}
 	}
-	it, err := ch.over(s.base)
-	return ch, it, err
+	return s.collect()
+}
+
+// isDue reports whether the session is to get a new ID by itself, because this one
+// has become old.
+func (s *Session) isDue(ch *changes) bool {
+	m := s.m
+	if m.o.Renewal == 0 || m.cookieless || !s.locked || s.follows || s.w.left() {
+		return false
+	}
+	since := s.rec.Created
+	if ch.now.since != 0 {
+		since = time.Unix(ch.now.since, 0)
+	}
+	return !since.IsZero() && time.Since(since) >= m.o.Renewal
 }
 
 // insert creates the record s.rec with content it under an ID of its own.
@@ -249,7 +276,7 @@ func (s *Session) insert(ctx context.Context, ch *changes, it *items.Item, hold 
 	sctx, cancel := m.storeContext(ctx)
 	defer cancel()
 	for try := 1; ; try++ {
-		id := newID()
+		id := m.o.IDs.New()
 		key := m.keyOf(id)
 		err := m.repeat(sctx, untilDefinite, func(ctx context.Context) error { return m.store.Create(ctx, key, &s.rec, hold) })
 		switch {
@@ -372,6 +399,9 @@ func (s *Session) regenerate(ctx context.Context, ch *changes, how ending) error
 			return err
 		}
 	}
+	if m.o.Renewal > 0 {
+		ch.now.since = time.Now().Unix()
+	}
 	it, err := ch.over(s.base)
 	if err != nil {
 		return err
@@ -387,9 +417,13 @@ func (s *Session) regenerate(ctx context.Context, ch *changes, how ending) error
 		return err
 	}
 	unsure := false
+	why := store.Reason{Kind: store.Regenerated}
+	if ch.renewal {
+		why.To = s.key.Session
+	}
 	sctx, cancel := m.storeContext(ctx)
 	err = m.repeat(sctx, untilDefinite, func(ctx context.Context) error {
-		err := m.store.Remove(ctx, oldKey, old.Lock, store.Reason{Kind: store.Regenerated})
+		err := m.store.Remove(ctx, oldKey, old.Lock, why)
 		if unsure && errors.Is(err, store.ErrNotFound) && store.ReasonOf(err).Kind == store.Regenerated {
 			return nil // by us, the time before
 		}
@@ -428,6 +462,7 @@ func (s *Session) write(ctx context.Context, ch *changes, it *items.Item, lock s
 	m := s.m
 	rec := s.rec
 	rec.Lock = lock
+	rec.Flags &^= store.Uninitialized
 	release, err := s.fill(&rec, ch, it)
 	if err != nil {
 		return err
@@ -450,6 +485,7 @@ func (s *Session) write(ctx context.Context, ch *changes, it *items.Item, lock s
 		return err
 	}
 	s.rec.Advance(next)
+	s.rec.Flags = rec.Flags
 	s.applied(ch, it)
 	return nil
 }
@@ -475,13 +511,15 @@ var bodies = sync.Pool{New: func() any { return new([]byte) }}
 func (s *Session) fill(rec *store.Record, ch *changes, it *items.Item) (release func(), err error) {
 	rec.Timeout = slack(ch.now.timeout)
 	rec.Subject = ch.now.subject
-	rec.Flags &^= store.Uninitialized
 	rec.Body, rec.Items = nil, nil
 	if n := it.Size(); n > s.m.o.MaxBytes {
 		return nil, fmt.Errorf("%w: %d bytes of %d", ErrTooLarge, n, s.m.o.MaxBytes)
 	}
 	if s.m.local {
 		rec.Items = it
+		if ch.live != nil {
+			rec.Items = kept{it, ch.live}
+		}
 		return func() {}, nil
 	}
 	buf := bodies.Get().(*[]byte)
@@ -584,6 +622,7 @@ func (s *Session) abandon() error {
 	s.sayGone = s.sayGone || s.id != ""
 	s.id, s.key = "", store.ID{}
 	s.base = &items.Item{Timeout: m.o.Timeout}
+	s.live, s.liveKept = nil, nil
 	s.kept = traits{timeout: m.o.Timeout}
 	s.discard()
 	s.isNew, s.merging = true, false

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/holdfast-session/holdfast"
 	"github.com/holdfast-session/holdfast/store"
@@ -139,7 +140,7 @@ func TestReadOnlyWriteIsRefused(t *testing.T) {
 			"/delete":     func(s *holdfast.Session) { tags.Delete(s) },
 			"/clear":      func(s *holdfast.Session) { s.Clear() },
 			"/regenerate": func(s *holdfast.Session) { s.RegenerateID() },
-			"/timeout":    func(s *holdfast.Session) { s.SetTimeout(5e9) },
+			"/timeout":    func(s *holdfast.Session) { s.SetTimeout(time.Hour) },
 			"/subject":    func(s *holdfast.Session) { s.SetSubject("bob") },
 		} {
 			st.do(path, holdfast.ReadOnly, func(s *holdfast.Session) any {
@@ -194,7 +195,7 @@ func TestReadOnlyReadsTheLastSavedStateUnderALock(t *testing.T) {
 // FromContext leaves the answer to the handler; From never lets it go on.
 func TestFromContextReturnsWhyThereIsNoSession(t *testing.T) {
 	inEveryMode(t, func(t *testing.T, md mode) {
-		st := newShop(t, md, &holdfast.Options{LockWait: 50e6})
+		st := newShop(t, md, &holdfast.Options{LockWait: 50 * time.Millisecond})
 		st.Handle("/", application(st.m))
 		g := newGate()
 		st.do("/slow", holdfast.Exclusive, func(*holdfast.Session) any { g.pass(); return nil })

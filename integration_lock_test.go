@@ -90,7 +90,7 @@ func TestMaxWaitersIsAnswered503AtOnce(t *testing.T) {
 func TestLockWaitIsAnswered503(t *testing.T) {
 	inEveryMode(t, func(t *testing.T, md mode) {
 		st := newShop(t, md, &holdfast.Options{LockWait: 100 * time.Millisecond})
-		other := openShop(t, st.store, &holdfast.Options{App: st.app, LockWait: 100 * time.Millisecond})
+		other := st.sibling(&holdfast.Options{LockWait: 100 * time.Millisecond})
 		g := newGate()
 		for _, sh := range []*shop{st, other} {
 			sh.Handle("/", application(sh.m))
@@ -153,9 +153,9 @@ func leaveLockFor(t *testing.T, st, other *shop, d time.Duration) {
 
 func TestLongHandlerKeepsItsLock(t *testing.T) {
 	inEveryMode(t, func(t *testing.T, md mode) {
-		o := holdfast.Options{App: "/" + t.Name(), LockTimeout: time.Second}
+		o := holdfast.Options{LockTimeout: time.Second}
 		st := newShop(t, md, &o)
-		leaveLockFor(t, st, openShop(t, st.store, &o), 5*time.Second)
+		leaveLockFor(t, st, st.sibling(&o), 5*time.Second)
 	})
 }
 
@@ -252,7 +252,7 @@ func TestVisitorWhoDisconnectsLeavesNoLock(t *testing.T) {
 		for _, how := range []string{"in the handler", "waiting in line", "waiting at the store"} {
 			t.Run(how, func(t *testing.T) {
 				st := newShop(t, md, nil)
-				other := openShop(t, st.store, &holdfast.Options{App: st.app})
+				other := st.sibling(nil)
 				g := newGate()
 				arrived, gone := make(chan struct{}), make(chan struct{}) // begin and end of the handler of who leaves
 				for _, sh := range []*shop{st, other} {
@@ -319,7 +319,7 @@ func TestVisitorWhoDisconnectsLeavesNoLock(t *testing.T) {
 func TestLostGrantIsGivenBack(t *testing.T) {
 	inEveryMode(t, func(t *testing.T, md mode) {
 		st := newShop(t, md, &holdfast.Options{LockWait: 50 * time.Millisecond, StoreTimeout: 50 * time.Millisecond})
-		other := openShop(t, st.store, &holdfast.Options{App: st.app})
+		other := st.sibling(nil)
 		for _, sh := range []*shop{st, other} {
 			sh.Handle("/", application(sh.m))
 		}
@@ -356,7 +356,7 @@ func TestFailureLeavesNoLock(t *testing.T) {
 		st.do("/abort", holdfast.Exclusive, func(s *holdfast.Session) any { hits.Set(s, 99); panic(http.ErrAbortHandler) })
 		b := st.browser()
 		b.want("/Exclusive/hit", "1")
-		other := openShop(t, st.store, &holdfast.Options{App: st.app})
+		other := st.sibling(nil)
 		other.Handle("/", application(other.m))
 		far := other.browser()
 		far.setID(b.id())

@@ -43,7 +43,7 @@ func TestLostIsExpired(t *testing.T) {
 
 func TestLostIsExpiredByTheStateServersClock(t *testing.T) {
 	t.Parallel()
-	st := newShop(t, modes[len(modes)-1], &holdfast.Options{Timeout: time.Second})
+	st := newShop(t, stateServer, &holdfast.Options{Timeout: time.Second})
 	st.lostPages()
 	b := st.browser()
 	b.get("/begin")
@@ -212,7 +212,7 @@ func TestTouchesAreCoalesced(t *testing.T) {
 
 func TestTouchesAreCoalescedAtTheStateServer(t *testing.T) {
 	t.Parallel()
-	st := newShop(t, modes[len(modes)-1], nil)
+	st := newShop(t, stateServer, nil)
 	st.lostPages()
 	b := st.browser()
 	b.get("/begin")

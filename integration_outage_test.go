@@ -109,6 +109,7 @@ func TestStateServerDiesAndComesBack(t *testing.T) {
 
 // A request in flight when the server dies is not answered as if it had been saved.
 func TestStateServerDiesUnderARequest(t *testing.T) {
+	t.Parallel()
 	for _, a := range changing {
 		t.Run(a.String(), func(t *testing.T) {
 			st, b, server := outageShop(t, holdfast.Options{})
@@ -139,6 +140,7 @@ func TestStateServerDiesUnderARequest(t *testing.T) {
 // A server that comes back before the deadline is not noticed at all, though it is
 // a new one that has lost the session: the change is refused, not lost.
 func TestStateServerComesBackUnderARequest(t *testing.T) {
+	t.Parallel()
 	st, b, server := outageShop(t, holdfast.Options{})
 	g := newGate()
 	st.do("/slow", holdfast.Exclusive, func(s *holdfast.Session) any {
@@ -154,6 +156,8 @@ func TestStateServerComesBackUnderARequest(t *testing.T) {
 	if rp := receive(t, slow); rp.status != 409 || rp.sessionCookie() != nil {
 		t.Errorf("%d %q, want 409: the session has ended", rp.status, rp.body)
 	}
+	st.do("/lost", holdfast.ReadOnly, func(s *holdfast.Session) any { return s.Lost().Kind })
+	b.want("/lost", "restarted")
 	if rp := b.get("/Exclusive/hit"); rp.body != "1" || rp.sessionCookie() == nil {
 		t.Errorf("%d %q, cookie %v, want a new session", rp.status, rp.body, rp.sessionCookie())
 	}
@@ -161,6 +165,7 @@ func TestStateServerComesBackUnderARequest(t *testing.T) {
 
 // A client of a server that is not there yet waits for it.
 func TestStateServerStartsLate(t *testing.T) {
+	t.Parallel()
 	first := run(t, "stateserver", programConfig{})
 	first.kill() // now we have an address where nobody listens
 	st := openShop(t, dial(t, first.addr), &holdfast.Options{StoreTimeout: 200 * time.Millisecond})

@@ -33,6 +33,7 @@ func (p *process) signal(t *testing.T, s syscall.Signal) {
 const workersLockTimeout = 2 * time.Second
 
 func TestKilledWorkersLockComesFree(t *testing.T) {
+	t.Parallel()
 	for _, method := range []string{"/Exclusive/hit", "/Merge/hit", "/look"} {
 		t.Run(method[1:], func(t *testing.T) {
 			t.Parallel()

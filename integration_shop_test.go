@@ -39,11 +39,12 @@ var modes = []mode{
 	{"StateServer", true, func(t testing.TB) store.Store { return dial(t, sharedServer.addr(t)) }},
 }
 
-var inProc = modes[0]
+var inProc, stateServer = modes[0], modes[1]
 
-// inEveryMode runs test in each mode, side by side.
+// inEveryMode runs test in each mode, side by side, also with other tests.
 func inEveryMode(t *testing.T, test func(t *testing.T, md mode)) {
 	t.Helper()
+	t.Parallel()
 	for _, md := range modes {
 		t.Run(md.name, func(t *testing.T) {
 			t.Parallel()
@@ -78,6 +79,7 @@ func increment(n int) int { return n + 1 }
 type shop struct {
 	*http.ServeMux
 	t      testing.TB
+	mode   mode
 	m      *holdfast.Manager
 	app    string
 	store  store.Store       // not by way of faults
@@ -94,7 +96,26 @@ var applications atomic.Int64
 // newShop returns a shop in mode md, without pages.
 func newShop(t testing.TB, md mode, o *holdfast.Options) *shop {
 	t.Helper()
-	return openShop(t, md.open(t), o)
+	st := openShop(t, md.open(t), o)
+	st.mode = md
+	return st
+}
+
+// sibling returns another shop of the same application, as another process would
+// have it: with a Manager and, where the store is in another process, a client of
+// its own.
+func (st *shop) sibling(o *holdfast.Options) *shop {
+	st.t.Helper()
+	s := st.store
+	if st.mode.remote {
+		s = st.mode.open(st.t)
+	}
+	var own holdfast.Options
+	if o != nil {
+		own = *o
+	}
+	own.App = st.app
+	return openShop(st.t, s, &own)
 }
 
 // openShop returns a shop over a store.

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/holdfast-session/holdfast"
 	"github.com/holdfast-session/holdfast/store"
@@ -180,19 +181,21 @@ func TestAbandonGoesOnWithANewSession(t *testing.T) {
 
 // A sign-out that fails says so, and is not taken for one.
 func TestAbandonThatFailsIsAnError(t *testing.T) {
-	st := newShop(t, modes[len(modes)-1], &holdfast.Options{StoreTimeout: 100e6})
-	st.signInPages(holdfast.Exclusive)
-	b := st.browser()
-	b.get("/in")
-	st.fail(refuse("Remove"))
-	b.wantStatus("/out", 503)
-	if b.id() == "" {
-		t.Error("the cookie was taken away although the session is still there")
-	}
-	if !st.errs.has(store.ErrUnavailable) {
-		t.Error("the hook did not hear of it")
-	}
-	b.want("/who", "alice")
+	inEveryMode(t, func(t *testing.T, md mode) {
+		st := newShop(t, md, &holdfast.Options{StoreTimeout: 100 * time.Millisecond})
+		st.signInPages(holdfast.Exclusive)
+		b := st.browser()
+		b.get("/in")
+		st.fail(refuse("Remove"))
+		b.wantStatus("/out", 503)
+		if b.id() == "" {
+			t.Error("the cookie was taken away although the session is still there")
+		}
+		if !st.errs.has(store.ErrUnavailable) {
+			t.Error("the hook did not hear of it")
+		}
+		b.want("/who", "alice")
+	})
 }
 
 func TestClientChosenIDIsNeverAdopted(t *testing.T) {
@@ -268,6 +271,20 @@ func TestFixationAnIDKnownBeforeSignInIsWorthNothing(t *testing.T) {
 				}
 				visitor.want("/who", "alice basket false unknown")
 			})
+		}
+	})
+}
+
+// Another cookie of the name, planted in front of the dead ID, changes nothing.
+func TestFixationAnUnknownCookieDoesNotHideTheDeadOne(t *testing.T) {
+	inEveryMode(t, func(t *testing.T, md mode) {
+		_, visitor, attacker := fixationShop(t, md, holdfast.Exclusive)
+		visitor.wantStatus("/in", 200)
+		unknown, dead := "session="+strings.Repeat("a", 24), "session="+attacker.id()
+		for _, cookies := range []string{unknown + "; " + dead, dead + "; " + unknown} {
+			if rp := attacker.withCookies("/in", cookies); rp.status != 409 || rp.sessionCookie() != nil {
+				t.Errorf("%q: %d, cookie %v, want 409 and none", cookies, rp.status, rp.sessionCookie())
+			}
 		}
 	})
 }
@@ -348,26 +365,28 @@ func TestRegenerateWhileRepliesAreLost(t *testing.T) {
 // The new session must not live where the old one could not be ended: the response
 // says that nothing happened.
 func TestRegenerateThatFailsChangesNothing(t *testing.T) {
-	st := newShop(t, modes[len(modes)-1], &holdfast.Options{StoreTimeout: 100e6})
-	st.do("/begin", holdfast.Exclusive, func(s *holdfast.Session) any { note.Set(s, "basket"); return nil })
-	st.do("/in", holdfast.Exclusive, func(s *holdfast.Session) any {
-		s.RegenerateID()
-		user.Set(s, "alice")
-		return nil
-	})
-	st.do("/who", holdfast.Exclusive, func(s *holdfast.Session) any { return user.Get(s) + note.Get(s) })
-	b := st.browser()
-	b.get("/begin")
-	old := b.id()
-	for _, method := range []string{"Create", "Remove"} {
-		st.fail(refuse(method))
-		rp := b.wantStatus("/in", 503)
-		if rp.sessionCookie() != nil || b.id() != old {
-			t.Errorf("%s refused: the ID was %q and is %q", method, old, b.id())
+	inEveryMode(t, func(t *testing.T, md mode) {
+		st := newShop(t, md, &holdfast.Options{StoreTimeout: 100 * time.Millisecond})
+		st.do("/begin", holdfast.Exclusive, func(s *holdfast.Session) any { note.Set(s, "basket"); return nil })
+		st.do("/in", holdfast.Exclusive, func(s *holdfast.Session) any {
+			s.RegenerateID()
+			user.Set(s, "alice")
+			return nil
+		})
+		st.do("/who", holdfast.Exclusive, func(s *holdfast.Session) any { return user.Get(s) + note.Get(s) })
+		b := st.browser()
+		b.get("/begin")
+		old := b.id()
+		for _, method := range []string{"Create", "Remove"} {
+			st.fail(refuse(method))
+			rp := b.wantStatus("/in", 503)
+			if rp.sessionCookie() != nil || b.id() != old {
+				t.Errorf("%s refused: the ID was %q and is %q", method, old, b.id())
+			}
+			st.fail(nil)
+			b.want("/who", "basket")
 		}
-		st.fail(nil)
-		b.want("/who", "basket")
-	}
+	})
 }
 
 func TestCreatedIsCarriedThroughRegenerateID(t *testing.T) {
@@ -378,7 +397,7 @@ func TestCreatedIsCarriedThroughRegenerateID(t *testing.T) {
 				st.do("/created", holdfast.ReadOnly, func(s *holdfast.Session) any { return s.Created().UnixNano() })
 				st.do("/traits", a, func(s *holdfast.Session) any {
 					s.SetSubject("42")
-					s.SetTimeout(77e9)
+					s.SetTimeout(77 * time.Second)
 					return nil
 				})
 				st.do("/showTraits", holdfast.ReadOnly, func(s *holdfast.Session) any {

@@ -224,7 +224,7 @@ func TestSaveKeepsTheLock(t *testing.T) {
 			t.Run(what, func(t *testing.T) {
 				st := newShop(t, md, nil)
 				st.Handle("/", application(st.m))
-				other := openShop(t, st.store, &holdfast.Options{App: st.app, LockWait: 50 * time.Millisecond})
+				other := st.sibling(&holdfast.Options{LockWait: 50 * time.Millisecond})
 				other.Handle("/", application(other.m))
 				g := newGate()
 				var id string

@@ -48,37 +48,46 @@ type declaration struct {
 func NewKey[T any](name string) Key[T] {
 	_, file, line, _ := runtime.Caller(1)
 	place := fmt.Sprintf("%s:%d", file, line)
-	typ := reflect.TypeFor[T]()
+	return Key[T]{declare(name, "NewKey", place, reflect.TypeFor[T](), func() (*definitionOf[T], error) {
+		codec, err := items.NewCodec[T]()
+		return &definitionOf[T]{name, codec}, err
+	})}
+}
+
+// declare enters a name into the program's list, or returns what it stands for there.
+func declare[D any](name, what, place string, typ reflect.Type, def func() (D, error)) D {
 	if name == "" {
-		panic("holdfast: NewKey: the name is empty")
+		panic("holdfast: " + what + ": the name is empty")
 	}
 	for i := range len(name) {
 		if name[i] < ' ' || name[i] > '~' {
-			panic(fmt.Sprintf("holdfast: NewKey(%q): a name is printable ASCII", name))
+			panic(fmt.Sprintf("holdfast: %s(%q): a name is printable ASCII", what, name))
 		}
+	}
+	if isReserved(name) {
+		panic(fmt.Sprintf("holdfast: %s(%q): names that begin with %q are holdfast's own", what, name, reserved))
 	}
 	declared.Lock()
 	defer declared.Unlock()
 	folded := strings.ToLower(name)
 	if d, ok := declared.keys[folded]; ok {
 		if d.typ != typ {
-			panic(fmt.Sprintf("holdfast: NewKey[%v](%q) at %s: the name is declared with type %v at %s", typ, name, place, d.typ, d.place))
+			panic(fmt.Sprintf("holdfast: %s(%q) at %s: the name is declared as %v at %s", what, name, place, d.typ, d.place))
 		}
 		if d.place != place && !testing.Testing() {
-			panic(fmt.Sprintf("holdfast: NewKey(%q) at %s: the name is declared at %s already; export that variable, or take another name", name, place, d.place))
+			panic(fmt.Sprintf("holdfast: %s(%q) at %s: the name is declared at %s already; export that variable, or take another name", what, name, place, d.place))
 		}
-		return Key[T]{d.def.(*definitionOf[T])}
+		return d.def.(D)
 	}
-	codec, err := items.NewCodec[T]()
+	v, err := def()
 	if err != nil {
-		panic(fmt.Sprintf("holdfast: NewKey[%v](%q) at %s: %v", typ, name, place, err))
+		panic(fmt.Sprintf("holdfast: %s(%q) at %s: %v", what, name, place, err))
 	}
-	def := &definitionOf[T]{name, codec}
 	if declared.keys == nil {
 		declared.keys = make(map[string]declaration)
 	}
-	declared.keys[folded] = declaration{def, typ, place}
-	return Key[T]{def}
+	declared.keys[folded] = declaration{v, typ, place}
+	return v
 }
 
 // Name returns the name that the key was declared with.

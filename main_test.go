@@ -130,7 +130,8 @@ func launch(program string, c programConfig) (*process, error) {
 		return nil, err
 	}
 	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), programVar+"="+program, configVar+"="+string(config))
+	cmd.Env = append(os.Environ(), programVar+"="+program, configVar+"="+string(config),
+		"GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE")) // else the race detector waits a second
 	cmd.Stderr = os.Stderr
 	input, err := cmd.StdinPipe()
 	if err != nil {

@@ -2,9 +2,11 @@ package holdfast
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -41,12 +43,30 @@ type Options struct {
 	// bytes; default 32 KiB. A longer response has its session saved when the
 	// buffer is full, and streams from there on.
 	Buffer int
-	// Cookie is how the session ID travels.
+	// Cookie is how the session ID travels, unless Identity is set.
 	Cookie Cookie
+	// Identity is another way for the session ID to travel: [Header], [Cookieless],
+	// or the application's own.
+	Identity Identity
+	// IDs is the form of session IDs; default ASP.NET's.
+	IDs IDs
+	// Proxies are the addresses of reverse proxies whose X-Forwarded-Proto is
+	// believed, for the cookie's Secure attribute; default none.
+	Proxies []netip.Prefix
+	// Lifetime ends a session that long after it began, however busy it is; default
+	// 0, no such end.
+	Lifetime time.Duration
+	// Renewal gives a session a new ID by itself when its ID is that old, at a
+	// request with [Exclusive] access; default 0, never. For a few seconds the old
+	// ID leads to the same session, so that requests in flight are served.
+	Renewal time.Duration
 	// PlainIDs keeps sessions under their ID itself instead of a hash of it. It is
 	// what sharing sessions with ASP.NET needs; whoever can read such a store can
 	// take its sessions over.
 	PlainIDs bool
+	// AllowLiveKeys lets a Manager start whose store is not in this process although
+	// the program declares live keys, which are for another Manager then.
+	AllowLiveKeys bool
 	// ErrorPage answers a request whose session could not be had or saved: 409 if
 	// the session was ended or changed by another request, 503 if the store or the
 	// lock was not to be had, 500 otherwise. Cache-Control and Retry-After are set
@@ -55,6 +75,12 @@ type Options struct {
 	// OnStart is called before a new session is stored for the first time, and may
 	// put values in.
 	OnStart func(s *Session)
+	// OnEnd is called when a session has ended, with the reason and the session as it
+	// was last saved, to read: at least once for each session that ended while any
+	// Manager of the application had an OnEnd, and once only unless a process dies at
+	// it. It runs on a goroutine of its own, some time later. It needs a store that
+	// remembers ends ([store.Ender]); New panics with another.
+	OnEnd func(ctx context.Context, s *Session, why store.Reason)
 	// OnError hears of every error that the application has no other way to see:
 	// error pages, values that could not be read, changes lost after the response
 	// had begun, releases that failed. It may be called by several goroutines.
@@ -66,17 +92,21 @@ type Options struct {
 
 // A Manager keeps the sessions of one application. It is safe for concurrent use.
 type Manager struct {
-	store store.Store
-	o     Options
-	log   *slog.Logger
-	off   bool    // mode Off
-	local bool    // the store keeps items in this process: it never blocks on a network
-	queue *queues // for the lock
-	saves *queues // of requests that are merged
-	lease leases
-	touch touches
+	store      store.Store
+	o          Options
+	log        *slog.Logger
+	off        bool     // mode Off
+	cookieless bool     // the ID travels in the URL
+	vary       []string // the request header that carries the ID
+	local      bool     // the store keeps items in this process: it never blocks on a network
+	queue      *queues  // for the lock
+	saves      *queues  // of requests that are merged
+	lease      leases
+	touch      touches
 
 	background sync.WaitGroup
+	ends       endWatch
+	warned     struct{ queue, upload sync.Once }
 }
 
 // New returns a Manager that keeps its sessions in s; nil options are good ones.
@@ -105,8 +135,19 @@ func New(s store.Store, o *Options) *Manager {
 	defaultTo(&m.o.MaxBytes, 1<<20)
 	defaultTo(&m.o.Buffer, 32<<10)
 	m.o.Cookie.complete()
-	for name, d := range map[string]time.Duration{"Timeout": m.o.Timeout, "LockTimeout": m.o.LockTimeout} {
-		if d < time.Second {
+	m.o.IDs.complete()
+	switch id := m.o.Identity.(type) {
+	case nil:
+		m.vary = varyCookie
+	case cookieless:
+		m.cookieless = true
+	default:
+		if v := id.Vary(); v != "" {
+			m.vary = []string{v}[:1:1]
+		}
+	}
+	for name, d := range map[string]time.Duration{"Timeout": m.o.Timeout, "LockTimeout": m.o.LockTimeout, "Lifetime": m.o.Lifetime, "Renewal": m.o.Renewal} {
+		if d < time.Second && (d != 0 || name == "Timeout" || name == "LockTimeout") {
 			panic(fmt.Sprintf("holdfast: Options.%s is %v; it must be at least a second", name, d))
 		}
 	}
@@ -117,6 +158,10 @@ func New(s store.Store, o *Options) *Manager {
 	}
 	m.o.Timeout = wholeSeconds(m.o.Timeout)
 	m.lease.m = m
+	if keys := liveKeys(); keys != "" && !m.local && !m.off && !m.o.AllowLiveKeys {
+		panic("holdfast: the sessions of this Manager leave the process, and these live keys cannot: " + keys + "; use inproc, or make them Keys, or set Options.AllowLiveKeys if they belong to another Manager")
+	}
+	m.watchEnds()
 	return m
 }
 
@@ -133,9 +178,12 @@ func wholeSeconds(d time.Duration) time.Duration {
 }
 
 // Close waits until everything is done that outlives a request: locks given back,
-// timeouts restarted. It does not close the store. Call it when the HTTP server
-// has shut down.
+// timeouts restarted, ends delivered that are due. It does not close the store. Call it
+// when the HTTP server has shut down.
 func (m *Manager) Close(ctx context.Context) error {
+	if err := m.ends.close(ctx); err != nil {
+		return err
+	}
 	done := make(chan struct{})
 	go func() {
 		m.background.Wait()
@@ -178,6 +226,10 @@ func (m *Manager) Handler(h http.Handler) http.Handler {
 // serve runs h as one request with a session.
 func (m *Manager) serve(w http.ResponseWriter, r *http.Request, h http.Handler, a Access, eager bool) {
 	s := &Session{m: m, r: r, access: a}
+	outer := r
+	if m.cookieless {
+		r, s.segment = cutRequest(r)
+	}
 	s.ctx = sessionContext{r.Context(), s}
 	s.w.init(w, r, m.o.Buffer, s)
 	returned, over := false, false
@@ -210,7 +262,7 @@ func (m *Manager) serve(w http.ResponseWriter, r *http.Request, h http.Handler, 
 		h.ServeHTTP(&s.w, inner)
 		// What was found out about the request is for those around us, as it is
 		// without us: net/http deletes the files of an upload by it.
-		r.MultipartForm, r.Pattern = inner.MultipartForm, inner.Pattern
+		outer.MultipartForm, outer.Pattern = inner.MultipartForm, inner.Pattern
 	}
 	returned = true
 	s.end()
@@ -236,6 +288,11 @@ func (s *Session) end() {
 		}
 	}
 	s.rollback()
+	if errors.Is(err, errRedirect) && !s.w.left() {
+		s.w.discard()
+		s.redirect()
+		return
+	}
 	if s.r.Context().Err() == nil { // else nobody is there to miss it
 		s.m.report(&s.ctx, err, "the session could not be had or saved", s)
 	}

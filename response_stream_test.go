@@ -111,6 +111,35 @@ func TestServerSentEvents(t *testing.T) {
 	})
 }
 
+// TestSessionOfALateStream: one that first asks for its session when the stream has
+// begun gives the lock up at the next Flush.
+func TestSessionOfALateStream(t *testing.T) {
+	everywhere(t, func(t *testing.T, on setting) {
+		s := newSite(t, on, holdfast.Options{}, nil)
+		proceed := make(chan struct{})
+		goOn := sync.OnceFunc(func() { close(proceed) })
+		s.page("/events", func(w http.ResponseWriter, r *http.Request) {
+			w.(http.Flusher).Flush()
+			add(r, 10)
+			fmt.Fprintln(w, "one")
+			w.(http.Flusher).Flush()
+			<-proceed
+			add(r, 100)
+		})
+		s.begin()
+		events := s.open("/events")
+		defer goOn()
+		events.line("one")
+		s.shows("11 map[a:1]")
+		s.post("/add")
+		goOn()
+		if _, err := io.ReadAll(events); err != nil {
+			t.Errorf("the stream was cut: %v", err)
+		}
+		s.shows("112 map[a:1]")
+	})
+}
+
 // TestStreamThenFailure: what was saved by the last Flush stays, what came after is
 // discarded, and the visitor sees that the stream did not end well.
 func TestStreamThenFailure(t *testing.T) {

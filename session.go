@@ -36,6 +36,7 @@ type Session struct {
 	phase   atomic.Uint32
 	access  Access
 	failure error        // why the session could not be acquired
+	segment urlSegment   // of a cookieless request
 	rec     store.Record // as last read or saved
 	stored  bool
 	locked  bool     // rec.Lock is ours
@@ -48,7 +49,9 @@ type Session struct {
 	base     *items.Item // the content as last read or saved; never changed
 	own      items.Item  // base points here unless the store keeps items
 	now      traits
-	kept     traits // as saved
+	kept     traits      // as saved
+	live     *liveValues // nil: none
+	liveKept *liveValues // as saved
 	cells    []cell
 	inline   [4]cell
 	cleared  uint32 // the gen of the last Clear; 0: none
@@ -58,9 +61,11 @@ type Session struct {
 	created  time.Time
 	isNew    bool
 	lost     store.Reason
-	sayID    bool // the cookie is still to be set to id
-	sayGone  bool // the cookie is still to be taken away
-	saved    bool // Save was called: a status of 500 no longer discards
+	follows  bool          // the ID presented was renewed a moment ago, the new one is not known here
+	said     time.Duration // what the browser's cookie was told of persist
+	sayID    bool          // the cookie is still to be set to id
+	sayGone  bool          // the cookie is still to be taken away
+	saved    bool          // Save was called: a status of 500 no longer discards
 	finished bool
 	stopped  error // the handler was ended by From
 	refused  error // what the gate said to the response
@@ -71,6 +76,8 @@ type Session struct {
 type traits struct {
 	timeout time.Duration
 	subject string
+	persist time.Duration // of the cookie; negative: never; 0: as Options.Cookie says
+	since   int64         // when the ID was drawn, in Unix seconds; 0: with the session
 }
 
 // Phases of a session in a request.
@@ -222,6 +229,21 @@ func (s *Session) SetSubject(subject string) {
 	defer s.mu.Unlock()
 	if subject != s.now.subject && s.writable() {
 		s.now.subject = subject
+	}
+}
+
+// Persist has the browser keep the session's cookie for d, also when it is closed,
+// and renew that as the session is used: "remember me". A d of 0 or less is a cookie
+// that ends with the browser. It is kept with the session, whose timeout should be as
+// long ([Session.SetTimeout]). It changes nothing where the ID travels otherwise.
+func (s *Session) Persist(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if d = max(wholeSeconds(d), 0); d == 0 {
+		d = -1
+	}
+	if d != s.now.persist && s.writable() {
+		s.now.persist = d
 	}
 }
 

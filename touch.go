@@ -1,7 +1,6 @@
 package holdfast
 
 import (
-	"net/http"
 	"sync"
 	"time"
 
@@ -69,10 +68,11 @@ func (t *touches) due(key store.ID, every time.Duration) bool {
 	return true
 }
 
-// touchAll restarts the timeout of the sessions that r presents.
-func (m *Manager) touchAll(r *http.Request) {
+// touchAll restarts the timeout of the sessions that the request presents.
+func (s *Session) touchAll() {
+	m, r := s.m, s.r
 	var buf [maxCandidates]string
-	for _, id := range m.o.Cookie.read(r, buf[:0]) {
+	for _, id := range s.present(buf[:0]) {
 		key := m.keyOf(id)
 		if !m.touch.due(key, m.interval(m.o.Timeout)) {
 			continue

@@ -1,12 +1,15 @@
 package holdfast
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/holdfast-session/holdfast/items"
 	"github.com/holdfast-session/holdfast/store"
 )
 
@@ -23,6 +26,103 @@ type urlSegment struct {
 	id    string
 	lost  store.Reason
 	tries int // redirects in a row that led to no session
+}
+
+// Cookieless is the Identity of browsers without cookies: the ID is part of every
+// URL, which the handler does not see.
+//
+// A first request is sent on, before its handler does anything, to a real but empty
+// session: by a 302, or a 307 where a body must not be lost. Redirects of the
+// handler to paths of the application ("/cart") get the ID by themselves; links in a
+// page get it by [Session.Link]. Whoever is given such a URL has the session, so
+// it is the worst way for an ID to travel, and is there for clients that have no other.
+//
+// A response that gives the session another ID (RegenerateID, or values put in after
+// Abandon) must be a redirect into the application.
+func Cookieless() Identity { return cookieless{} }
+
+type cookieless struct{}
+
+func (cookieless) Read(r *http.Request) []string {
+	_, seg, _ := cutSegment(r.URL.Path)
+	return []string{seg.id}
+}
+
+// Write does nothing: the Manager sends the client on.
+func (cookieless) Write(http.Header, *http.Request, string) {}
+
+func (cookieless) Vary() string { return "" }
+
+var (
+	errRedirect = errors.New("holdfast: the client is sent on to a session of its own")
+
+	// ErrNotRedirected means that a cookieless session has got another ID, and the
+	// response is no redirect into the application that would tell the client.
+	ErrNotRedirected = errors.New("holdfast: a cookieless session has got another ID; answer with a redirect to a path of the application")
+
+	errRedirectLoop = errors.New("holdfast: sessions do not stay where they are put: does every worker have its own?")
+)
+
+// Link returns link, a path of this application such as "/cart", as a page must
+// show it: with the session's ID in it where that travels in the URL ([Cookieless]),
+// otherwise unchanged. Links to other sites are never changed.
+func (s *Session) Link(link string) string {
+	if !s.m.cookieless {
+		return link
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return relink(link, s.id)
+}
+
+// prepare makes an empty session, that lives for a minute, for the client to be
+// sent on to.
+func (s *Session) prepare(ctx context.Context, lost store.Reason, presented bool) error {
+	next := urlSegment{lost: lost}
+	if presented {
+		next.tries = s.segment.tries + 1
+	}
+	if next.tries > maxRedirects {
+		return errRedirectLoop
+	}
+	ch := changes{now: traits{timeout: time.Minute}}
+	s.rec = store.Record{Version: store.NewVersion(), Flags: store.Uninitialized}
+	id, err := s.insert(ctx, &ch, &items.Item{Timeout: time.Minute}, false)
+	if err != nil {
+		return err
+	}
+	next.id = id
+	s.segment = next
+	return errRedirect
+}
+
+// redirect sends the client on to the session that prepare has made.
+func (s *Session) redirect() {
+	code := http.StatusTemporaryRedirect // the form in the body is sent again
+	if s.r.Method == http.MethodGet || s.r.Method == http.MethodHead {
+		code = http.StatusFound
+	}
+	h := s.w.rw.Header()
+	h.Set("Location", redirectTo(s.r, s.segment))
+	h.Set("Cache-Control", "no-store")
+	h.Set("Referrer-Policy", "same-origin")
+	s.w.rw.WriteHeader(code)
+}
+
+// relocate puts the ID into a redirect of the handler's, and sees to it that no other
+// site is told of it. Called with mu held.
+func (s *Session) relocate(h http.Header) {
+	if to := h.Get("Location"); to != "" {
+		h.Set("Location", relink(to, s.id))
+	}
+	if h.Get("Referrer-Policy") == "" {
+		h.Set("Referrer-Policy", "same-origin")
+	}
+}
+
+// canMove reports whether a response tells a cookieless client its new ID.
+func canMove(status int, h http.Header) bool {
+	return status >= 300 && status < 400 && isLocal(h.Get("Location"))
 }
 
 // maxRedirects is how often a visitor is sent on to a new session in a row. More
@@ -105,14 +205,14 @@ func cutRequest(r *http.Request) (*http.Request, urlSegment) {
 	return inner, seg
 }
 
-// redirectTo is where a visitor without a session is sent on to, in the session id.
-func redirectTo(r *http.Request, id string, seg urlSegment) string {
+// redirectTo is where a visitor without a session is sent on to.
+func redirectTo(r *http.Request, seg urlSegment) string {
 	inner, _ := cutRequest(r)
-	prefix := "/(S(" + id + "))"
+	loss := ""
 	if seg.tries > 0 {
-		prefix = "/(" + seg.loss() + "S(" + id + "))"
+		loss = seg.loss()
 	}
-	to := prefix + inner.URL.EscapedPath()
+	to := "/(" + loss + "S(" + seg.id + "))" + inner.URL.EscapedPath()
 	if r.URL.RawQuery != "" {
 		to += "?" + r.URL.RawQuery
 	}

@@ -60,7 +60,7 @@ func TestRelink(t *testing.T) {
 func TestRedirectTellsOfTheLoss(t *testing.T) {
 	r := httptest.NewRequest("GET", "/(S("+idB+"))/a%2Fb%20c?x=%2F", nil)
 	why := store.Reason{Kind: store.Expired, Age: 90 * time.Second}
-	to := redirectTo(r, idA, urlSegment{lost: why, tries: 1})
+	to := redirectTo(r, urlSegment{id: idA, lost: why, tries: 1})
 	if want := "/(L(expired.90.1)S(" + idA + "))/a%2Fb%20c?x=%2F"; to != want {
 		t.Errorf("redirectTo = %q, want %q", to, want)
 	}

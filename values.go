@@ -3,6 +3,7 @@ package holdfast
 import (
 	"iter"
 	"strings"
+	"time"
 
 	"github.com/holdfast-session/holdfast/items"
 )
@@ -91,6 +92,9 @@ func (s *Session) names() iter.Seq[string] {
 	return func(yield func(string) bool) {
 		if s.cleared == 0 {
 			for name := range s.base.Names() {
+				if isReserved(name) {
+					continue
+				}
 				if c := s.find(name); (c == nil || c.op != remove) && !yield(name) {
 					return
 				}
@@ -126,9 +130,16 @@ type changes struct {
 	gen     uint32
 	cleared bool
 	newID   bool
+	renewal bool // newID is not the application's doing
 	now     traits
-	traits  bool // now differs from what is saved
+	traits  bool // now, or live, differs from what is saved
+	live    *liveValues
 	cells   []cell
+}
+
+// isEmpty reports whether nothing was done.
+func (ch *changes) isEmpty() bool {
+	return len(ch.cells) == 0 && !ch.cleared && !ch.newID && !ch.traits
 }
 
 func (ch *changes) find(name string) *cell {
@@ -151,7 +162,7 @@ func (s *Session) collect() (changes, error) {
 			}
 		}
 	}
-	ch := changes{gen: s.gen, cleared: s.cleared != 0, newID: s.newID, now: s.now, traits: s.now != s.kept}
+	ch := changes{gen: s.gen, cleared: s.cleared != 0, newID: s.newID, now: s.now, traits: s.now != s.kept || s.live != s.liveKept, live: s.live}
 	for i := range s.cells {
 		if s.cells[i].op != untouched {
 			ch.cells = append(ch.cells, s.cells[i])
@@ -236,6 +247,9 @@ func (ch *changes) over(base *items.Item) (*items.Item, error) {
 	if ch.now.timeout != it.Timeout {
 		own().Timeout = ch.now.timeout
 	}
+	if was := traitsOf(base, ""); was.persist != ch.now.persist || was.since != ch.now.since || ch.cleared && base.Len() > 0 {
+		ch.now.hide(own())
+	}
 	return it, nil
 }
 
@@ -279,4 +293,62 @@ func (s *Session) applied(ch *changes, it *items.Item) {
 			c.saw = v
 		}
 	}
+}
+
+// What a session keeps beside its values, and a record has no field for, is in items
+// of its own, under names that no Key can have.
+const (
+	reserved    = "holdfast:"
+	persistName = reserved + "persist"
+	sinceName   = reserved + "since"
+)
+
+func isReserved(name string) bool {
+	return len(name) >= len(reserved) && strings.EqualFold(name[:len(reserved)], reserved)
+}
+
+var hidden = func() *items.Codec[int64] {
+	c, err := items.NewCodec[int64]()
+	if err != nil {
+		panic(err)
+	}
+	return c
+}()
+
+// traitsOf reads what base and its record say of the session.
+func traitsOf(base *items.Item, subject string) traits {
+	t := traits{timeout: base.Timeout, subject: subject}
+	if base.Len() == 0 {
+		return t
+	}
+	if v, ok, err := base.Get(persistName); ok && err == nil {
+		seconds, _ := hidden.Decode(v)
+		t.persist = time.Duration(seconds) * time.Second
+		if seconds < 0 {
+			t.persist = -1
+		}
+	}
+	if v, ok, err := base.Get(sinceName); ok && err == nil {
+		t.since, _ = hidden.Decode(v)
+	}
+	return t
+}
+
+// hide writes into it what traitsOf reads.
+func (t traits) hide(it *items.Item) {
+	put := func(name string, n int64) {
+		if n == 0 {
+			it.Delete(name)
+			return
+		}
+		if v, err := hidden.Encode(n); err == nil { // which an integer has none of
+			it.Set(name, v)
+		}
+	}
+	seconds := int64(t.persist / time.Second)
+	if t.persist < 0 {
+		seconds = -1
+	}
+	put(persistName, seconds)
+	put(sinceName, t.since)
 }

@@ -3,6 +3,7 @@ package inproc
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -28,10 +29,11 @@ type entry struct {
 	version  store.Version
 	history  [3]store.Version
 	acquired store.Version
-	created  int64 // nanoseconds of Unix time
-	subject  *string
+	created  int64   // nanoseconds of Unix time
+	subject  *member // nil without one
 	flags    store.Flags
 
+	units      uint16 // its cost
 	slot       uint16 // of the wheel, in whose list it is
 	prev, next *entry
 }
@@ -40,6 +42,7 @@ type entry struct {
 // over by the next Save, so that a steady session costs no allocation.
 type body struct{ bytes []byte }
 
+// newEntry makes a session that is in no shard yet and has no subject.
 func newEntry(id store.ID, rec *store.Record) *entry {
 	created := rec.Created
 	if created.IsZero() {
@@ -50,7 +53,7 @@ func newEntry(id store.ID, rec *store.Record) *entry {
 		session: strings.Clone(id.Session),
 		created: created.UnixNano(),
 	}
-	e.write(rec, rec.Version)
+	e.write(rec, rec.Version, e.contain(rec))
 	e.history = rec.History
 	return e
 }
@@ -67,6 +70,15 @@ func (e *entry) seen(v store.Version) bool {
 
 // read fills rec with all there is to know.
 func (e *entry) read(rec *store.Record, now int64) {
+	e.describe(rec, now)
+	rec.Body, rec.Items = rec.Body[:0], e.content
+	if b, ok := e.content.(*body); ok {
+		rec.Body, rec.Items = append(rec.Body, b.bytes...), nil
+	}
+}
+
+// describe fills rec but for the content.
+func (e *entry) describe(rec *store.Record, now int64) {
 	rec.Version, rec.History, rec.Acquired = e.version, e.history, e.acquired
 	rec.Lock = store.Lock{Cookie: e.cookie}
 	rec.Locked, rec.LockAge = false, 0
@@ -77,39 +89,31 @@ func (e *entry) read(rec *store.Record, now int64) {
 	rec.Timeout = time.Duration(e.timeout) * time.Second
 	rec.Created = time.Unix(0, e.created).UTC()
 	rec.Flags = e.flags
-	rec.Subject = ""
-	if e.subject != nil {
-		rec.Subject = *e.subject
-	}
-	rec.Body, rec.Items = rec.Body[:0], e.content
-	if b, ok := e.content.(*body); ok {
-		rec.Body, rec.Items = append(rec.Body, b.bytes...), nil
-	}
+	rec.Subject = e.owner()
 }
 
-// write takes over what a Save may change, under a new version.
-func (e *entry) write(rec *store.Record, next store.Version) {
+// contain returns what e will have as its content if rec is written: an empty body
+// that has the room, which may be the one that e has, if the content is bytes.
+func (e *entry) contain(rec *store.Record) any {
+	if rec.Items != nil || len(rec.Body) == 0 {
+		return rec.Items
+	}
+	if b, ok := e.content.(*body); ok && len(rec.Body) <= cap(b.bytes) && cap(b.bytes) <= 2*len(rec.Body)+512 {
+		return b // a session that shrank gives its memory back, though
+	}
+	return &body{slices.Grow([]byte(nil), len(rec.Body))}
+}
+
+// write takes over what a Save may change, except the subject, under a new version.
+func (e *entry) write(rec *store.Record, next store.Version, content any) {
 	e.history = [3]store.Version{e.version, e.history[0], e.history[1]}
 	e.version = next
 	e.timeout = seconds(rec.Timeout)
 	e.flags = rec.Flags
-	switch {
-	case rec.Subject == "":
-		e.subject = nil
-	case e.subject == nil || *e.subject != rec.Subject:
-		subject := strings.Clone(rec.Subject)
-		e.subject = &subject
+	e.content = content
+	if b, ok := content.(*body); ok {
+		b.bytes = append(b.bytes[:0], rec.Body...)
 	}
-	if rec.Items != nil || len(rec.Body) == 0 {
-		e.content = rec.Items
-		return
-	}
-	b, ok := e.content.(*body)
-	if !ok || cap(b.bytes) > 2*len(rec.Body)+512 { // a session that shrank gives its memory back
-		b = new(body)
-		e.content = b
-	}
-	b.bytes = append(b.bytes[:0], rec.Body...)
 }
 
 // seconds rounds up, and never to more than what fits: 136 years.
@@ -140,10 +144,10 @@ func (s *Store) find(sh *shard, key uint64, id store.ID, now int64) *entry {
 	return e
 }
 
-// begin makes e, with its hold if it is to have one, a session.
+// begin makes e, with its hold and its subject if it is to have them, a session.
+// There is room for it: takeNew has counted it.
 func (s *Store) begin(sh *shard, key uint64, e *entry, now int64) {
 	sh.sessions.put(key, e)
-	s.count.Add(1)
 	e.deadline = after(now, time.Duration(e.timeout)*time.Second)
 	s.arm(sh.wheel.link(e, now), now)
 }
@@ -152,7 +156,10 @@ func (s *Store) begin(sh *shard, key uint64, e *entry, now int64) {
 func (s *Store) end(sh *shard, key uint64, e *entry, why store.Reason, now int64) {
 	sh.sessions.delete(key, e)
 	sh.wheel.unlink(e)
-	s.ended.add(key, why, now)
+	s.tombstones.add(key, why, now)
+	if e.subject != nil {
+		s.subjects.remove(e)
+	}
 	if h := e.hold; h != nil {
 		for _, w := range h.waiting {
 			w.done(&store.NotFoundError{Reason: why})
@@ -160,6 +167,8 @@ func (s *Store) end(sh *shard, key uint64, e *entry, why store.Reason, now int64
 		e.hold = nil
 		sh.freeHold(h)
 	}
+	s.ends.add(e, why, now) // e never changes from here on
+	s.bytes.Add(-e.cost())
 	if s.count.Add(-1) == 0 {
 		s.rest()
 	}

@@ -69,3 +69,59 @@ func ExampleOptions() {
 	// Output:
 	// 2 content
 }
+
+// Whoever wants to know of ends says so before the first session, and asks from time
+// to time. What is not acknowledged within the lease comes again.
+func ExampleStore_Ended() {
+	s := inproc.New(nil)
+	defer s.Close()
+
+	ctx := context.Background()
+	_, _ = s.Ended(ctx, "/", 0, time.Minute) // from now on
+	id := store.ID{App: "/", Session: "xk3vbbsoamqhpobn3ujz4ljc"}
+	rec := store.Record{Version: store.NewVersion(), Timeout: 20 * time.Minute, Items: "a cart", Subject: "alice"}
+	_ = s.Create(ctx, id, &rec, false)
+	_ = s.Remove(ctx, id, store.Lock{}, store.Reason{Kind: store.Abandoned})
+
+	ends, _ := s.Ended(ctx, "/", 100, time.Minute)
+	for _, end := range ends {
+		fmt.Println(end.Reason.Kind, end.Record.Subject, end.Record.Items)
+		_ = s.Ack(ctx, "/", []string{end.Key})
+	}
+	// Output:
+	// abandoned alice a cart
+}
+
+// All sessions of a user, wherever they are signed in.
+func ExampleStore_List() {
+	s := inproc.New(nil)
+	defer s.Close()
+
+	ctx := context.Background()
+	for name, user := range map[string]string{"phone": "alice", "desktop": "alice", "tablet": "bob"} {
+		rec := store.Record{Version: store.NewVersion(), Timeout: 20 * time.Minute, Subject: user}
+		_ = s.Create(ctx, store.ID{App: "/", Session: name}, &rec, false)
+	}
+	page, _, _ := s.List(ctx, store.Query{App: "/", Subject: "alice"})
+	for _, one := range page {
+		fmt.Println(one.ID.Session, one.Record.Subject)
+	}
+	// Unordered output:
+	// phone alice
+	// desktop alice
+}
+
+// A full store refuses new sessions instead of ending others.
+func ExamplePolicy() {
+	s := inproc.New(&inproc.Options{MaxSessions: 1, Full: inproc.RefuseNew})
+	defer s.Close()
+
+	ctx := context.Background()
+	for _, name := range []string{"first", "second"} {
+		rec := store.Record{Version: store.NewVersion(), Timeout: 20 * time.Minute}
+		fmt.Println(s.Create(ctx, store.ID{App: "/", Session: name}, &rec, false))
+	}
+	// Output:
+	// <nil>
+	// store: full
+}

@@ -25,8 +25,24 @@
 //
 //	shard.mu → sweeper.mu
 //	shard.mu → tombstones.mu
+//	shard.mu → subjects.mu
+//	shard.mu → ends.mu
 //
-// No call has two shards, and sweeper.mu and tombstones.mu are never held together.
+// No call has two shards, nor two of those that come after them.
+//
+// # Memory
+//
+// [Options].MaxBytes bounds what the sessions of a store take, and what it remembers
+// of ended ones: what is alive on the heap, with a fixed 600 kB or so besides. The
+// process takes more than that. Go's garbage collector lets the heap grow to
+// (1 + GOGC/100) times what is alive before it collects, so with the usual GOGC of
+// 100 up to twice MaxBytes, for a moment; GOMEMLIMIT, a little over MaxBytes and what
+// else the program needs, makes it collect sooner.
+//
+// The store counts what the allocator hands out for a session, its ID and its share
+// of the table. For a content that comes as items it asks these, by a method
+// MemSize() int, or as package items has them, Len() int and Size() int. Content that
+// has neither counts as 256 bytes.
 package inproc
 
 import (
@@ -45,8 +61,36 @@ import (
 type Options struct {
 	// Tombstones is how many ended sessions are remembered at most, the latest
 	// ones, so that a request that still carries the ID of one is told how it ended.
-	// Each takes about 45 bytes. Default 131,072; negative for none.
+	// Each takes about 45 bytes. Default 131,072; negative for none. They never take
+	// more than an eighth of MaxBytes.
 	Tombstones int
+
+	// MaxSessions is how many sessions there are at most. Default 0: any number that
+	// MaxBytes has room for.
+	MaxSessions int
+
+	// MaxBytes is how much memory the sessions, with tombstones and ends, take at
+	// most; see the package's section on memory. Default 0: a quarter of what the
+	// process can have, which is the least of the machine's memory, the limits of its
+	// control groups, and GOMEMLIMIT, or 1 GiB where none is known (Linux tells them
+	// all, others the last). Negative: no limit.
+	//
+	// A session larger than all of it is refused with [store.ErrTooLarge].
+	MaxBytes int64
+
+	// Full is what happens when MaxSessions or MaxBytes is reached. Default
+	// [EvictLeastRecentlyUsed].
+	Full Policy
+
+	// Ends is how many ended sessions are remembered at most, with what they last
+	// held, until [Store.Ack]; past it the oldest are dropped. They are also dropped
+	// past a quarter of MaxBytes, which is then theirs alone: the sessions have the
+	// rest.
+	//
+	// Default 0: 1,048,576, and only of applications for which [Store.Ended] has been
+	// called; a store that nobody asks keeps none. More than 0: that many, of all
+	// applications, from the beginning. Negative: none.
+	Ends int
 
 	// CountCookies makes the lock cookies of a session count from 1, as those of
 	// Microsoft's state server do, instead of being random. A client that knows a
@@ -61,21 +105,35 @@ const defaultTombstones = 1 << 17
 
 // shards is a power of two, so large that even on a large machine two calls seldom
 // meet, and so small that an empty store is small.
-const shards = 64
+const (
+	shards     = 64
+	shardShift = 64 - 6 // a key's upper bits name its shard
+)
 
 // Store is a [store.Store] in this process. It is safe for concurrent use.
 type Store struct {
-	start   time.Time // the origin of all times here: what now counts from
-	seed    maphash.Seed
-	count   atomic.Int64 // sessions that are there, or expired and not swept yet
-	exact   bool         // Options.CountCookies
-	app     atomic.Pointer[app]
-	sweeper sweeper
-	ended   tombstones
-	shard   [shards]shard
+	start  time.Time // the origin of all times here: what now counts from
+	seed   maphash.Seed
+	exact  bool // Options.CountCookies
+	app    atomic.Pointer[app]
+	limits limits
+
+	_     [64]byte     // keeps what every call reads from what changes
+	count atomic.Int64 // sessions that are there, or expired and not swept yet
+	bytes atomic.Int64 // what they cost
+
+	sweeper    sweeper
+	tombstones tombstones
+	ends       ends
+	subjects   subjects
+	shard      [shards]shard
 }
 
-var _ store.ItemKeeper = (*Store)(nil)
+var (
+	_ store.ItemKeeper = (*Store)(nil)
+	_ store.Ender      = (*Store)(nil)
+	_ store.Lister     = (*Store)(nil)
+)
 
 // New returns an empty store. A nil o means the defaults.
 func New(o *Options) *Store {
@@ -84,10 +142,7 @@ func New(o *Options) *Store {
 	}
 	s := &Store{start: time.Now(), seed: maphash.MakeSeed(), exact: o.CountCookies}
 	s.sweeper.at.Store(never)
-	s.ended.max = o.Tombstones
-	if o.Tombstones == 0 {
-		s.ended.max = defaultTombstones
-	}
+	s.setLimits(o)
 	for i := range s.shard {
 		s.shard[i].random.Seed(rand.Uint64(), rand.Uint64())
 	}
@@ -135,7 +190,7 @@ func (s *Store) appHash(name string) uint64 {
 }
 
 // of returns the shard of a key. (Its table goes by the lower bits.)
-func (s *Store) of(key uint64) *shard { return &s.shard[key>>58%shards] }
+func (s *Store) of(key uint64) *shard { return &s.shard[key>>shardShift%shards] }
 
 // Load implements [store.Store].
 func (s *Store) Load(ctx context.Context, id store.ID, rec *store.Record) error {
@@ -198,8 +253,7 @@ func (s *Store) Lock(ctx context.Context, id store.ID, o store.LockOptions, rec 
 	return nil
 }
 
-// Create implements [store.Store]. It never fails with [store.ErrFull] or
-// [store.ErrTooLarge].
+// Create implements [store.Store].
 func (s *Store) Create(ctx context.Context, id store.ID, rec *store.Record, hold bool) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -207,17 +261,31 @@ func (s *Store) Create(ctx context.Context, id store.ID, rec *store.Record, hold
 	key := s.key(id)
 	sh := s.of(key)
 	e := newEntry(id, rec) // outside the mutex: it allocates and copies
+	size := cost(e.session, rec.Subject, e.content)
+	e.setCost(size)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	now := s.now()
-	if have := s.find(sh, key, id, now); have != nil {
-		if !have.seen(rec.Version) {
-			return store.ErrExists
+	for {
+		if have := s.find(sh, key, id, now); have != nil {
+			if !have.seen(rec.Version) {
+				return store.ErrExists
+			}
+			if hold && have.hold.by(rec.Lock.Owner) {
+				rec.Lock.Cookie = have.cookie
+			}
+			return nil
 		}
-		if hold && have.hold.by(rec.Lock.Owner) {
-			rec.Lock.Cookie = have.cookie
+		if s.takeNew(size) {
+			break
 		}
-		return nil
+		if err := s.makeRoomFrom(sh, want{key: key, size: size, sessions: 1, bytes: size}); err != nil {
+			return err
+		}
+		now = s.now()
+	}
+	if rec.Subject != "" {
+		s.subjects.set(e, rec.Subject)
 	}
 	if s.exact {
 		e.cookie = max(rec.Lock.Cookie, 1)
@@ -235,8 +303,7 @@ func (s *Store) Create(ctx context.Context, id store.ID, rec *store.Record, hold
 	return nil
 }
 
-// Save implements [store.Store]. It never fails with [store.ErrFull] or
-// [store.ErrTooLarge].
+// Save implements [store.Store].
 func (s *Store) Save(ctx context.Context, id store.ID, rec *store.Record, next store.Version, hold bool) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -245,32 +312,48 @@ func (s *Store) Save(ctx context.Context, id store.ID, rec *store.Record, next s
 	sh := s.of(key)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	now := s.now()
-	e := s.find(sh, key, id, now)
-	switch {
-	case e == nil:
-		return s.absent(key, now)
-	case e.seen(next):
+	for {
+		now := s.now()
+		e := s.find(sh, key, id, now)
+		switch {
+		case e == nil:
+			return s.absent(key, now)
+		case e.seen(next):
+			return nil
+		case e.hold != nil && !rec.Lock.Names(e.lock()):
+			if rec.Lock.IsZero() {
+				return e.lockedError(now)
+			}
+			return store.ErrLockLost
+		case e.version != rec.Version:
+			if rec.Lock.IsZero() {
+				return store.ErrConflict
+			}
+			return store.ErrLockLost
+		}
+		content := e.contain(rec)
+		size := cost(e.session, rec.Subject, content)
+		if more := size - e.cost(); more != 0 {
+			if !s.takeMore(more) {
+				if err := s.makeRoomFrom(sh, want{key: key, size: size, bytes: more}); err != nil {
+					return err
+				}
+				continue
+			}
+			e.setCost(size)
+		}
+		if rec.Subject != e.owner() {
+			s.subjects.set(e, rec.Subject)
+		}
+		e.write(rec, next, content)
+		if hold && !rec.Lock.IsZero() {
+			s.keep(sh, e, rec.Lock, now)
+			s.restart(sh, e, now)
+		} else {
+			s.release(sh, e, now)
+		}
 		return nil
-	case e.hold != nil && !rec.Lock.Names(e.lock()):
-		if rec.Lock.IsZero() {
-			return e.lockedError(now)
-		}
-		return store.ErrLockLost
-	case e.version != rec.Version:
-		if rec.Lock.IsZero() {
-			return store.ErrConflict
-		}
-		return store.ErrLockLost
 	}
-	e.write(rec, next)
-	if hold && !rec.Lock.IsZero() {
-		s.keep(sh, e, rec.Lock, now)
-		s.restart(sh, e, now)
-	} else {
-		s.release(sh, e, now)
-	}
-	return nil
 }
 
 // Unlock implements [store.Store].
@@ -338,7 +421,7 @@ func (s *Store) Touch(ctx context.Context, id store.ID) error {
 
 // absent is the error of a call on a session that is not there.
 func (s *Store) absent(key uint64, now int64) error {
-	why, known := s.ended.reason(key, now)
+	why, known := s.tombstones.reason(key, now)
 	if !known {
 		why = store.Reason{Kind: store.Restarted, Age: time.Duration(now)}
 	}

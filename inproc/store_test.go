@@ -93,6 +93,9 @@ func checkIdle(t testing.TB, s *Store) {
 	if n, at := s.count.Load(), s.sweeper.at.Load(); n != 0 || at != never {
 		t.Errorf("%d sessions, timer at tick %d; want none and never", n, at)
 	}
+	if b, x := s.bytes.Load(), len(s.subjects.byName); b != 0 || x != 0 {
+		t.Errorf("%d bytes, %d subjects; want none", b, x)
+	}
 	for i := range s.shard {
 		sh := &s.shard[i]
 		if sh.sessions.used != 0 || sh.wheel.next() != never {

@@ -48,7 +48,7 @@ func TestTombstonesAreBounded(t *testing.T) {
 		end(i)
 		end(0) // again and again: it is always among the latest
 	}
-	if r, x, to := len(s.ended.ring), len(s.ended.index), len(s.ended.to); r != 10 || x > 10 || to != x {
+	if r, x, to := len(s.tombstones.ring), len(s.tombstones.index), len(s.tombstones.to); r != 10 || x > 10 || to != x {
 		t.Errorf("%d tombstones, %d in the index, %d places", r, x, to)
 	}
 	for i := range 100 {
