@@ -116,7 +116,8 @@ func sessionIn(ctx context.Context, m *Manager) *Session {
 // of the program. Where the session cannot be had at the moment (the store is
 // down, the lock is not to be got in time) it ends the handler, and the visitor
 // gets the error page: a handler never runs on with an empty session instead of
-// the real one. Use [FromContext] to get an error instead.
+// the real one. Use [FromContext] to get an error instead, and in goroutines that the
+// handler starts: a panic there ends the process.
 func From(r *http.Request) *Session {
 	s := sessionIn(r.Context(), nil)
 	if s == nil || s.isDisabled() {

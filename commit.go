@@ -45,7 +45,7 @@ func (s *Session) pass(status int, h http.Header, why leaving) error {
 	case leavingFlushed, leavingHijacked:
 		how = giveLock
 	}
-	if s.isFailure(status) {
+	if s.isFailure() {
 		s.drop(how)
 	} else {
 		if err := s.sticky(); err != nil {
@@ -100,7 +100,7 @@ func (s *Session) flushed() error {
 func (s *Session) leaveLate() error {
 	s.io.Lock()
 	defer s.io.Unlock()
-	if s.isFailure(s.w.status()) {
+	if s.isFailure() {
 		s.drop(atEnd)
 		return nil
 	}
@@ -120,11 +120,11 @@ func (s *Session) commitLate(how ending) error {
 // isFailure reports whether the request has failed as a whole, so that nothing is
 // saved: its status says so, or its deadline has passed, which is how
 // http.TimeoutHandler around us gives a request up.
-func (s *Session) isFailure(status int) bool {
+func (s *Session) isFailure() bool {
 	s.mu.Lock()
 	saved := s.saved
 	s.mu.Unlock()
-	return status >= 500 && !saved || errors.Is(s.r.Context().Err(), context.DeadlineExceeded)
+	return s.w.failed() && !saved || errors.Is(s.r.Context().Err(), context.DeadlineExceeded)
 }
 
 // drop discards what was not saved yet.
@@ -137,7 +137,8 @@ func (s *Session) drop(how ending) {
 	}
 }
 
-// rollback ends a request that saves nothing.
+// rollback ends a request that saves nothing more. What it has saved before, or
+// ended, is told in the header, if that has not left, for whatever answer others give.
 func (s *Session) rollback() {
 	s.io.Lock()
 	defer s.io.Unlock()
@@ -145,6 +146,9 @@ func (s *Session) rollback() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.finished = true
+	if (s.sayID || s.sayGone) && !s.w.left() {
+		s.tell(s.w.rw.Header())
+	}
 }
 
 // settle ends a request that went well.

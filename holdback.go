@@ -69,6 +69,7 @@ type writer struct {
 	// holds: the order is the writer's mutex, then the session's.
 	code atomic.Int32 // the final status, 0 if none was set
 	gone atomic.Bool  // the header has left
+	sick atomic.Bool  // a status of 500 or more came too late
 
 	mu      sync.Mutex          // guards what follows
 	rw      http.ResponseWriter // nil after release
@@ -100,6 +101,12 @@ func (w *writer) left() bool { return w.gone.Load() }
 
 // status returns the status that the handler has set, 0 if none yet.
 func (w *writer) status() int { return int(w.code.Load()) }
+
+// failed reports whether a status of 500 or more was set, be it too late to be sent:
+// that is what middleware does which recovers from a panic after the first write.
+func (w *writer) failed() bool {
+	return w.status() >= http.StatusInternalServerError || w.sick.Load()
+}
 
 // finish sends what is held, after a handler that returned. Its error is the
 // gate's, now or earlier, or that of writing; left tells them apart.
@@ -201,6 +208,9 @@ func (w *writer) WriteHeader(code int) {
 		// The session was not saved, or the handler is over: there is an answer.
 	case w.status() != 0:
 		w.complain("superfluous response.WriteHeader call")
+		if code >= http.StatusInternalServerError {
+			w.sick.Store(true)
+		}
 	case code < 100 || code > 999:
 		panic(fmt.Sprintf("invalid WriteHeader code %v", code))
 	case code == http.StatusSwitchingProtocols:

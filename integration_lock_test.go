@@ -343,6 +343,31 @@ func TestLostGrantIsGivenBack(t *testing.T) {
 	})
 }
 
+// A store that goes while a lock is asked for is an error page after StoreTimeout, not
+// after LockWait.
+func TestStoreThatGoesDuringLockIsAnsweredSoon(t *testing.T) {
+	inEveryMode(t, func(t *testing.T, md mode) {
+		st := newShop(t, md, &holdfast.Options{StoreTimeout: 200 * time.Millisecond})
+		st.Handle("/", application(st.m))
+		b := st.browser()
+		b.want("/Exclusive/hit", "1")
+		first := st.faults.Count("Lock") + 1
+		st.fail(func(c storetest.Call) storetest.Fault {
+			if c.Method == "Lock" && c.N == first {
+				return storetest.LoseReply
+			}
+			return storetest.Refuse
+		})
+		start := time.Now()
+		wantBusy(t, b.get("/Exclusive/hit"))
+		if d := time.Since(start); d > 5*time.Second {
+			t.Errorf("it was answered after %v", d)
+		}
+		st.fail(nil)
+		b.want("/Exclusive/hit", "2")
+	})
+}
+
 // A panic, a Goexit and a failed save leave no lock either.
 func TestFailureLeavesNoLock(t *testing.T) {
 	inEveryMode(t, func(t *testing.T, md mode) {

@@ -30,7 +30,7 @@ func (st *shop) signInPages(out holdfast.Access) {
 	})
 }
 
-// inFlight adds /work, a page with access a that reads who is signed in, waits at
+// inFlight adds /busy, a page with access a that reads who is signed in, waits at
 // the returned gate, and then, if it may, changes the session.
 func (st *shop) inFlight(a holdfast.Access) *gate {
 	g := newGate()
@@ -44,9 +44,9 @@ func (st *shop) inFlight(a holdfast.Access) *gate {
 		return who
 	}
 	if a == holdfast.Disabled {
-		st.Handle("/work", st.m.With(a).Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { g.pass() })))
+		st.Handle("/busy", st.m.With(a).Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { g.pass() })))
 	} else {
-		st.do("/work", a, work)
+		st.do("/busy", a, work)
 	}
 	return g
 }
@@ -62,7 +62,7 @@ func TestSignOutStaysOutOfEveryRequestInFlight(t *testing.T) {
 					b := st.browser()
 					b.get("/in")
 					old := b.id()
-					work := b.begin("/work")
+					work := b.begin("/busy")
 					g.await(t)
 					var rp, done *answer
 					if a == holdfast.Exclusive && out == holdfast.Exclusive { // they take turns
@@ -299,7 +299,7 @@ func TestFixationARequestInFlightIsWorthNothingEither(t *testing.T) {
 				t.Run(fmt.Sprintf("%v while %v signs in", a, in), func(t *testing.T) {
 					st, visitor, attacker := fixationShop(t, md, in)
 					g := st.inFlight(a)
-					work := attacker.begin("/work")
+					work := attacker.begin("/busy")
 					g.await(t)
 					visitor.wantStatus("/in", 200)
 					g.open()

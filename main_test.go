@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -33,6 +34,10 @@ func TestMain(m *testing.M) {
 	var err error
 	switch program := os.Getenv(programVar); program {
 	case "":
+		flag.Parse()
+		if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+			f.Value.Set("8") // these tests wait more than they work
+		}
 		code := m.Run()
 		sharedServer.stop()
 		os.Exit(code)

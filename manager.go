@@ -249,8 +249,8 @@ func (m *Manager) serve(w http.ResponseWriter, r *http.Request, h http.Handler, 
 			}
 		}
 		s.w.discard()
-		s.w.release()
 		s.rollback()
+		s.w.release()
 	}()
 	if eager && a != Disabled {
 		if err := s.acquire(r.Context()); err != nil {
@@ -287,18 +287,18 @@ func (s *Session) end() {
 			return
 		}
 	}
+	left := s.w.left()
+	s.w.discard()
 	s.rollback()
-	if errors.Is(err, errRedirect) && !s.w.left() {
-		s.w.discard()
+	if errors.Is(err, errRedirect) && !left {
 		s.redirect()
 		return
 	}
 	if s.r.Context().Err() == nil { // else nobody is there to miss it
 		s.m.report(&s.ctx, err, "the session could not be had or saved", s)
 	}
-	if s.w.left() {
+	if left {
 		panic(http.ErrAbortHandler) // cut: the visitor must not take this for the whole page
 	}
-	s.w.discard()
 	s.m.errorPage(s.w.rw, s.r, err)
 }

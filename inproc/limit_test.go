@@ -39,6 +39,10 @@ func checkCounts(t testing.TB, s *Store) {
 	t.Helper()
 	n, size := int64(0), int64(0)
 	for i := range s.shard {
+		s.shard[i].mu.Lock()
+		defer s.shard[i].mu.Unlock()
+	}
+	for i := range s.shard {
 		for _, at := range s.shard[i].sessions.slots {
 			if at.e != nil {
 				n++

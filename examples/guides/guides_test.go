@@ -13,7 +13,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
+	"testing/synctest"
 
 	"github.com/holdfast-session/holdfast"
 	gorillaafter "github.com/holdfast-session/holdfast/examples/guides/gorilla/after"
@@ -78,7 +78,7 @@ func moving(t *testing.T, l library, places store.Store) (b *browser, old *http.
 	b.post("/cart", "article", "rope", "before", `"", visit 1, cart [{rope 1}], It is in your cart.`)
 	b.post("/signin", "name", "Ann", "before", `"Ann", visit 2, cart [{rope 1}], `)
 	old = b.cookie(l.cookie)
-	b.visit(l.both(places))
+	b.Transport = direct{l.both(places)}
 	return b, old
 }
 
@@ -93,8 +93,7 @@ func TestMoveKeepsEverybodySignedIn(t *testing.T) {
 		b.post("/signout", "", "", "after signing out", `"", visit 1, cart [], `)
 		b.get("/", "after signing out", `"", visit 2, cart [], `)
 		if l.endsAtServer {
-			thief := newBrowser(t, nil)
-			thief.site = b.site
+			thief := newBrowser(t, b.Transport.(direct).site)
 			thief.Jar.SetCookies(thief.site, []*http.Cookie{old})
 			thief.get("/", "a copy of the old cookie", `"", visit 1, cart [], `)
 		}
@@ -113,47 +112,41 @@ func TestMoveBeginsWithAForm(t *testing.T) {
 	})
 }
 
-// TestMoveWhenTheStoreIsDown: nobody loses the old session for it.
+// TestMoveWhenTheStoreIsDown: nobody loses the old session for it. Holdfast tries for
+// a while, in a bubble's time.
 func TestMoveWhenTheStoreIsDown(t *testing.T) {
-	each(t, func(t *testing.T, l library) {
-		var down atomic.Bool
-		faults := &storetest.Faults{Rule: func(storetest.Call) storetest.Fault {
-			if down.Load() {
-				return storetest.Refuse
-			}
-			return storetest.None
-		}}
-		b, _ := moving(t, l, faults.Wrap(inproc.New(nil)))
-		down.Store(true)
-		if res := b.send("GET", "/", nil); res.StatusCode != http.StatusServiceUnavailable {
-			t.Errorf("a store that is down: %d", res.StatusCode)
+	each(t, func(t *testing.T, l library) { synctest.Test(t, func(t *testing.T) { moveWhenTheStoreIsDown(t, l) }) })
+}
+
+func moveWhenTheStoreIsDown(t *testing.T, l library) {
+	var down atomic.Bool
+	faults := &storetest.Faults{Rule: func(storetest.Call) storetest.Fault {
+		if down.Load() {
+			return storetest.Refuse
 		}
-		down.Store(false)
-		b.get("/", "when it is back", `"Ann", visit 3, cart [{rope 1}], `)
-	})
+		return storetest.None
+	}}
+	b, _ := moving(t, l, faults.Wrap(inproc.New(nil)))
+	down.Store(true)
+	if res := b.send("GET", "/", nil); res.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("a store that is down: %d", res.StatusCode)
+	}
+	down.Store(false)
+	b.get("/", "when it is back", `"Ann", visit 3, cart [{rope 1}], `)
 }
 
 func TestMoveLeadsToNoOtherSite(t *testing.T) {
 	each(t, func(t *testing.T, l library) {
-		b, _ := moving(t, l, inproc.New(nil))
-		b.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 		for _, path := range []string{"//example.com/", "///example.com", `/\example.com`} {
-			req, err := http.NewRequest("GET", b.site.String(), nil)
+			b, _ := moving(t, l, inproc.New(nil))
+			b.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+			req := &http.Request{Method: "GET", URL: &url.URL{Scheme: "http", Host: b.site.Host, Path: path}, Header: http.Header{}}
+			res, err := b.Do(req)
 			if err != nil {
 				t.Fatal(err)
 			}
-			req.URL.Opaque = path
-			req.URL.Host, req.Host = b.site.Host, b.site.Host
-			for _, c := range b.Jar.Cookies(b.site) {
-				req.AddCookie(c)
-			}
-			res, err := b.Transport.RoundTrip(req)
-			if err != nil {
-				t.Fatal(err)
-			}
-			res.Body.Close()
 			to := res.Header.Get("Location")
-			if res.StatusCode != http.StatusTemporaryRedirect || strings.HasPrefix(to, "//") || strings.HasPrefix(to, `/\`) {
+			if len(res.Cookies()) != 1 || res.StatusCode != http.StatusTemporaryRedirect || strings.HasPrefix(to, "//") || strings.HasPrefix(to, `/\`) {
 				t.Errorf("%s: %d, to %q", path, res.StatusCode, to)
 			}
 		}
@@ -216,32 +209,29 @@ type browser struct {
 	http.Client
 }
 
-func newBrowser(t *testing.T, h http.Handler) *browser {
+func newBrowser(t *testing.T, site http.Handler) *browser {
 	t.Helper()
 	jar, err := cookiejar.New(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	transport := new(http.Transport)
-	t.Cleanup(transport.CloseIdleConnections)
-	b := &browser{t: t, Client: http.Client{Jar: jar, Timeout: 20 * time.Second, Transport: transport}}
-	if h != nil {
-		b.visit(h)
-	}
-	return b
+	return &browser{t, &url.URL{Scheme: "http", Host: "shop.example"}, http.Client{Jar: jar, Transport: direct{site}}}
 }
 
-// visit makes h the site that the browser is on. Cookies are for the host, so they
-// are those of the site before.
-func (b *browser) visit(h http.Handler) {
-	b.t.Helper()
-	server := httptest.NewServer(h)
-	b.t.Cleanup(server.Close)
-	site, err := url.Parse(server.URL)
-	if err != nil {
-		b.t.Fatal(err)
+// direct is the way to a site that is not on the net.
+type direct struct{ site http.Handler }
+
+func (d direct) RoundTrip(req *http.Request) (*http.Response, error) {
+	r := req.Clone(req.Context())
+	r.RequestURI = r.URL.RequestURI()
+	if r.Body == nil {
+		r.Body = http.NoBody
 	}
-	b.site = site
+	w := httptest.NewRecorder()
+	d.site.ServeHTTP(w, r)
+	res := w.Result()
+	res.Request = req
+	return res, nil
 }
 
 func (b *browser) cookie(name string) *http.Cookie {
