@@ -291,7 +291,7 @@ func (m *Manager) repeat(ctx context.Context, unavailable bool, call func(contex
 		ctx, cancel = context.WithTimeout(ctx, m.o.StoreTimeout)
 		defer cancel()
 	}
-	unsure := !definite(err)
+	began, unsure := time.Now(), !definite(err)
 	// The first time at once: a lost reply is a lost connection, and the longer it
 	// takes, the more is saved over what is asked for.
 	for pause := time.Duration(1); ; pause = min(max(2*pause, 200*time.Microsecond), 250*time.Millisecond) {
@@ -311,7 +311,9 @@ func (m *Manager) repeat(ctx context.Context, unavailable bool, call func(contex
 			return nil
 		case !definite(err):
 			unsure = true
-		case errors.Is(err, store.ErrUnavailable) && (unavailable || unsure):
+		case errors.Is(err, store.ErrUnavailable) && (unavailable || unsure && time.Since(began) < m.o.StoreTimeout):
+		case errors.Is(err, store.ErrUnavailable) && unsure:
+			return fmt.Errorf("%w (%w)", store.ErrUnsure, err) // ctx has the time to wait for a lock, too
 		default:
 			return err
 		}

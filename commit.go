@@ -464,10 +464,11 @@ func (s *Session) regenerate(ctx context.Context, ch *changes, how ending) error
 // write makes one Save and, if it succeeds, the saved content the base.
 func (s *Session) write(ctx context.Context, ch *changes, it *items.Item, lock store.Lock, hold bool) error {
 	m := s.m
-	rec := s.rec
+	s.next = s.rec
+	rec := &s.next
 	rec.Lock = lock
 	rec.Flags &^= store.Uninitialized
-	release, err := s.fill(&rec, ch, it)
+	release, err := s.fill(rec, ch, it)
 	if err != nil {
 		return err
 	}
@@ -478,7 +479,7 @@ func (s *Session) write(ctx context.Context, ch *changes, it *items.Item, lock s
 	key := s.key
 	unsure := false
 	err = m.repeat(sctx, untilDefinite, func(ctx context.Context) error {
-		err := m.store.Save(ctx, key, &rec, next, hold)
+		err := m.store.Save(ctx, key, rec, next, hold)
 		unsure = unsure || !definite(err)
 		return err
 	})
@@ -571,28 +572,36 @@ func (s *Session) unlock(later bool) {
 	m, key, lock, line := s.m, s.key, s.rec.Lock, s.line
 	s.line = store.ID{}
 	s.letGo()
-	release := func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(&s.ctx), m.o.LockTimeout)
-		defer cancel()
-		err := m.repeat(ctx, untilDefinite, func(ctx context.Context) error {
-			err := m.store.Unlock(ctx, key, lock)
-			if err != nil && line.Session != "" { // the next in line finds out for himself
-				m.queue.leave(line)
-				line = store.ID{}
-			}
-			return err
-		})
-		if err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrLockLost) {
-			m.report(ctx, err, "a lock could not be given back", s)
-		}
+	switch {
+	case m.local && m.store.Unlock(context.Background(), key, lock) == nil:
 		if line.Session != "" {
 			m.queue.leave(line)
 		}
+	case later:
+		m.after(func() { s.giveBack(key, lock, line) })
+	default:
+		s.giveBack(key, lock, line)
 	}
-	if later {
-		m.after(release)
-	} else {
-		release()
+}
+
+// giveBack unlocks until that is certain, then lets the next in line go ahead.
+func (s *Session) giveBack(key store.ID, lock store.Lock, line store.ID) {
+	m := s.m
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(&s.ctx), m.o.LockTimeout)
+	defer cancel()
+	err := m.repeat(ctx, untilDefinite, func(ctx context.Context) error {
+		err := m.store.Unlock(ctx, key, lock)
+		if err != nil && line.Session != "" { // the next in line finds out for himself
+			m.queue.leave(line)
+			line = store.ID{}
+		}
+		return err
+	})
+	if err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrLockLost) {
+		m.report(ctx, err, "a lock could not be given back", s)
+	}
+	if line.Session != "" {
+		m.queue.leave(line)
 	}
 }
 

@@ -38,6 +38,8 @@ type Session struct {
 	failure error        // why the session could not be acquired
 	segment urlSegment   // of a cookieless request
 	rec     store.Record // as last read or saved
+	next    store.Record // being saved
+	log     [2]cell      // room for changes.cells
 	stored  bool
 	locked  bool     // rec.Lock is ours
 	line    store.ID // the line of the queue that we head; no Session: none

@@ -163,6 +163,7 @@ func (s *Session) collect() (changes, error) {
 		}
 	}
 	ch := changes{gen: s.gen, cleared: s.cleared != 0, newID: s.newID, now: s.now, traits: s.now != s.kept || s.live != s.liveKept, live: s.live}
+	ch.cells = s.log[:0]
 	for i := range s.cells {
 		if s.cells[i].op != untouched {
 			ch.cells = append(ch.cells, s.cells[i])

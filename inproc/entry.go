@@ -70,15 +70,6 @@ func (e *entry) seen(v store.Version) bool {
 
 // read fills rec with all there is to know.
 func (e *entry) read(rec *store.Record, now int64) {
-	e.describe(rec, now)
-	rec.Body, rec.Items = rec.Body[:0], e.content
-	if b, ok := e.content.(*body); ok {
-		rec.Body, rec.Items = append(rec.Body, b.bytes...), nil
-	}
-}
-
-// describe fills rec but for the content.
-func (e *entry) describe(rec *store.Record, now int64) {
 	rec.Version, rec.History, rec.Acquired = e.version, e.history, e.acquired
 	rec.Lock = store.Lock{Cookie: e.cookie}
 	rec.Locked, rec.LockAge = false, 0
@@ -90,6 +81,10 @@ func (e *entry) describe(rec *store.Record, now int64) {
 	rec.Created = time.Unix(0, e.created).UTC()
 	rec.Flags = e.flags
 	rec.Subject = e.owner()
+	rec.Body, rec.Items = rec.Body[:0], e.content
+	if b, ok := e.content.(*body); ok {
+		rec.Body, rec.Items = append(rec.Body, b.bytes...), nil
+	}
 }
 
 // contain returns what e will have as its content if rec is written: an empty body

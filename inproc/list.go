@@ -180,7 +180,9 @@ func (s *Store) listed(key uint64, e *entry, m *member) (one store.Listed, there
 		return store.Listed{}, false
 	}
 	one.ID = e.id()
-	e.describe(&one.Record, now)
+	bare := *e
+	bare.content = nil
+	bare.read(&one.Record, now)
 	return one, true
 }
 
