@@ -628,6 +628,9 @@ func (s *Session) abandon() error {
 		}
 		s.letGo()
 		s.stored = false
+		s.mu.Lock()
+		s.lost = store.Reason{} // else it is a dead ID, and stays one
+		s.mu.Unlock()
 	}
 	s.rec = store.Record{}
 	s.mu.Lock()
@@ -638,8 +641,8 @@ func (s *Session) abandon() error {
 	s.live, s.liveKept = nil, nil
 	s.kept = traits{timeout: m.o.Timeout}
 	s.discard()
-	s.isNew, s.merging = true, false
-	s.created, s.lost = s.rec.Created, store.Reason{}
+	s.isNew, s.merging, s.follows = true, false, false
+	s.created = time.Time{}
 	return nil
 }
 

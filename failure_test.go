@@ -91,3 +91,19 @@ func TestCookieOfASavedSessionSurvivesAPanic(t *testing.T) {
 		}
 	}
 }
+
+// A request that comes with an ID replaced a moment ago must not take the new cookie
+// away, not even by signing out first.
+func TestAbandonDoesNotReviveADeadID(t *testing.T) {
+	v := newVisitor(t, nil)
+	old := &visitor{t: t, m: v.m, cookie: v.cookie}
+	v.visit(Exclusive, func(s *Session, _ http.ResponseWriter) { s.RegenerateID() })
+	before := old.cookie
+	w := old.visit(Exclusive, func(s *Session, _ http.ResponseWriter) {
+		s.Abandon()
+		mergeName.Set(s, "somebody else")
+	})
+	if w.Code != 409 || old.cookie != before {
+		t.Errorf("status %d, cookie %q, want 409 and no cookie", w.Code, old.cookie)
+	}
+}

@@ -1,6 +1,7 @@
 package inproc
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -320,4 +321,26 @@ func deliverEveryEnd(t *testing.T, n int, crashes bool) {
 	checkNoEnds(t, s)
 	checkIdle(t, s)
 	t.Logf("%d removed, %d moved, delivered %v, %d more than once", len(removed), len(moved), byKind, again)
+}
+
+// TestCapabilitiesEndWithTheContext: as every other call.
+func TestCapabilitiesEndWithTheContext(t *testing.T) {
+	s := open(t, &Options{Ends: 10})
+	createOf(t, s, sid("a"), "alice")
+	createOf(t, s, sid("b"), "alice")
+	remove(t, s, sid("a"))
+	ends := ended(t, s, "/", 1, time.Hour)
+	gone, cancel := context.WithCancel(ctx)
+	cancel()
+	_, err := s.Ended(gone, "/", 1, 0)
+	wantErr(t, "Ended", err, context.Canceled)
+	wantErr(t, "Ack", s.Ack(gone, "/", []string{ends[0].Key}), context.Canceled)
+	for _, q := range []store.Query{{}, {Subject: "alice"}} {
+		_, _, err = s.List(gone, q)
+		wantErr(t, "List", err, context.Canceled)
+	}
+	ack(t, s, store.End{ID: store.ID{App: "never heard of"}, Key: ends[0].Key})
+	if n := s.ends.all.len; n != 1 {
+		t.Errorf("%d ends, want 1", n)
+	}
 }

@@ -41,7 +41,7 @@ const (
 	slotBytes      = 44
 	subjectBytes   = 144 // its place in the index, and all that a subject with one session takes
 	bodyBytes      = 24
-	tombstoneBytes = 48
+	tombstoneBytes = 80  // with what a map wastes
 	itemBytes      = 48  // what package items takes for an item besides its bytes, and for all items together
 	unknownBytes   = 256 // of content that does not tell
 )

@@ -199,7 +199,7 @@ func TestFloodStaysWithinMaxBytes(t *testing.T) {
 				mostRSS = max(mostRSS, rss()-baseRSS)
 				most = max(most, heap()-base)
 				mostCounted = max(mostCounted, s.bytes.Load()+s.ends.bytes)
-				if live := heap() - base; live > maxBytes+1<<20 {
+				if live := heap() - base; live > maxBytes+1<<20 { // with the fixed part
 					t.Errorf("round %d: %d MiB are alive, more than the %d of MaxBytes", round, live>>20, maxBytes>>20)
 				}
 				checkCounts(t, s)

@@ -61,8 +61,9 @@ import (
 type Options struct {
 	// Tombstones is how many ended sessions are remembered at most, the latest
 	// ones, so that a request that still carries the ID of one is told how it ended.
-	// Each takes about 45 bytes. Default 131,072; negative for none. They never take
-	// more than an eighth of MaxBytes.
+	// Each takes up to 80 bytes, and about as many again if it tells where the session
+	// went. Default 131,072; negative for none. There are no more of them than have
+	// room in an eighth of MaxBytes, at 80 bytes each.
 	Tombstones int
 
 	// MaxSessions is how many sessions there are at most. Default 0: any number that
