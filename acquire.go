@@ -98,6 +98,7 @@ func (s *Session) open(ctx context.Context, id string, key store.ID) error {
 	if s.access == Exclusive {
 		err = s.lock(ctx, key)
 	} else {
+		s.rec.Body = s.room[:0]
 		ctx, cancel := m.storeContext(ctx)
 		err = m.repeat(ctx, onlyUnsure, func(ctx context.Context) error { return m.store.Load(ctx, key, &s.rec) })
 		cancel()
@@ -117,7 +118,7 @@ func (s *Session) open(ctx context.Context, id string, key store.ID) error {
 	}
 	if err != nil {
 		s.unlock(false)
-		s.setKey(store.ID{})
+		s.forget()
 		if why := store.ReasonOf(err); why.Kind == store.Regenerated && why.To != "" && why.Age < renewalOverlap && !s.follows {
 			s.follows = true
 			return s.open(ctx, id, store.ID{App: key.App, Session: why.To})
@@ -159,6 +160,15 @@ func (s *Session) expire(ctx context.Context) error {
 	return &store.NotFoundError{Reason: why}
 }
 
+// forget makes s one that has read nothing yet.
+func (s *Session) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.key = store.ID{}
+	s.own = items.Item{}
+	s.live, s.liveKept = nil, nil
+}
+
 // setKey changes the key under which the store has the session. Called with io
 // held.
 func (s *Session) setKey(key store.ID) {
@@ -169,20 +179,18 @@ func (s *Session) setKey(key store.ID) {
 
 // content is the record's content, ready to be read.
 func (s *Session) content() (*items.Item, error) {
-	switch content := s.rec.Items.(type) {
-	case *items.Item:
-		return content, nil
-	case kept:
+	body := s.rec.Body
+	if k, ok := s.rec.Items.(*kept); ok {
+		body = []byte(k.body)
 		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.adopt(content.live)
-		return content.Item, nil
+		s.adopt(k.live)
+		s.mu.Unlock()
 	}
 	it := &s.own
 	if s.base == it {
 		it = new(items.Item) // somebody may still be reading the other
 	}
-	if err := it.Parse(s.rec.Body); err != nil {
+	if err := it.Parse(body); err != nil {
 		return nil, fmt.Errorf("holdfast: the session cannot be read, and is left as it is: %w", err)
 	}
 	if t := unslack(s.rec.Timeout); (t + time.Minute - 1).Truncate(time.Minute) == it.Timeout {
@@ -221,6 +229,9 @@ func (s *Session) lock(ctx context.Context, key store.ID) error {
 		defer cancel()
 	}
 	s.rec.Body, s.rec.Items = nil, nil
+	if s.base == nil {
+		s.rec.Body = s.room[:0] // nobody reads there yet
+	}
 	err := m.repeat(ctx, onlyUnsure, func(ctx context.Context) error { return m.store.Lock(ctx, key, o, &s.rec) })
 	if err == nil {
 		s.locked, s.line = true, key

@@ -512,7 +512,7 @@ func (s *Session) doubt(ctx context.Context, err error) error {
 
 var bodies = sync.Pool{New: func() any { return new([]byte) }}
 
-// fill puts the content it into rec, as items or as bytes.
+// fill puts the content it into rec, as bytes, with the live values beside them.
 func (s *Session) fill(rec *store.Record, ch *changes, it *items.Item) (release func(), err error) {
 	rec.Timeout = slack(ch.now.timeout)
 	rec.Subject = ch.now.subject
@@ -520,17 +520,15 @@ func (s *Session) fill(rec *store.Record, ch *changes, it *items.Item) (release 
 	if n := it.Size(); n > s.m.o.MaxBytes {
 		return nil, fmt.Errorf("%w: %d bytes of %d", ErrTooLarge, n, s.m.o.MaxBytes)
 	}
-	if s.m.local {
-		rec.Items = it
-		if ch.live != nil {
-			rec.Items = kept{it, ch.live}
-		}
-		return func() {}, nil
-	}
 	buf := bodies.Get().(*[]byte)
 	*buf, err = it.Append((*buf)[:0])
 	if err != nil {
 		return nil, fmt.Errorf("holdfast: %w", err)
+	}
+	if ch.live != nil {
+		rec.Items = &kept{string(*buf), ch.live}
+		bodies.Put(buf)
+		return func() {}, nil
 	}
 	rec.Body = *buf
 	return func() { rec.Body = nil; bodies.Put(buf) }, nil

@@ -23,6 +23,7 @@ import (
 //	/hits                   the hits, read-only
 //	/missing                how many slots are not what put made them
 //	/look                   the hits, with exclusive access and nothing changed
+//	/glance                 the same, and the lock given back before the answer
 //	/out                    ends the session
 func application(m *holdfast.Manager) http.Handler {
 	mux := http.NewServeMux()
@@ -55,6 +56,12 @@ func application(m *holdfast.Manager) http.Handler {
 	}
 	page("/out", holdfast.ReadOnly, func(_ *http.Request, s *holdfast.Session) any { return s.Abandon() })
 	page("/look", holdfast.Exclusive, func(_ *http.Request, s *holdfast.Session) any { return hits.Get(s) })
+	page("/glance", holdfast.Exclusive, func(r *http.Request, s *holdfast.Session) any {
+		if err := s.Release(r.Context()); err != nil {
+			return err
+		}
+		return hits.Get(s)
+	})
 	page("/hits", holdfast.ReadOnly, func(_ *http.Request, s *holdfast.Session) any { return hits.Get(s) })
 	page("/missing", holdfast.ReadOnly, func(_ *http.Request, s *holdfast.Session) any {
 		missing := 0

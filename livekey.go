@@ -7,8 +7,6 @@ import (
 	"runtime"
 	"strings"
 	"sync"
-
-	"github.com/holdfast-session/holdfast/items"
 )
 
 // A LiveKey is the name and the type of a value that cannot leave the process: a
@@ -55,10 +53,17 @@ type liveValues struct {
 	of map[*liveDefinition]any
 }
 
-// kept is the content of a session with live values in a store of this process.
+// kept is the content of a session with live values, in a store of this process.
 type kept struct {
-	*items.Item
+	body string
 	live *liveValues
+}
+
+// MemSize is what a session takes in memory besides what its live values refer to.
+func (k *kept) MemSize() int {
+	k.live.mu.Lock()
+	defer k.live.mu.Unlock()
+	return len(k.body) + 96 + 48*len(k.live.of)
 }
 
 // adopt makes the live values that are kept with the session this request's, and

@@ -185,8 +185,11 @@ func TestMergeNeverFollowsANewSessionUnderTheSameID(t *testing.T) {
 			})
 			v.cookie = cookie
 			if recreate {
-				it := &items.Item{Timeout: time.Minute}
-				if err := v.m.store.Create(t.Context(), key, &store.Record{Version: store.NewVersion(), Timeout: time.Minute, Items: it}, false); err != nil {
+				body, err := (&items.Item{Timeout: time.Minute}).Append(nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := v.m.store.Create(t.Context(), key, &store.Record{Version: store.NewVersion(), Timeout: time.Minute, Body: body}, false); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -49,7 +49,8 @@ type Session struct {
 	id       string      // as it travels; empty until stored
 	key      store.ID    // under which the store has it; changed with io held too
 	base     *items.Item // the content as last read or saved; never changed
-	own      items.Item  // base points here unless the store keeps items
+	own      items.Item  // base points here until something is saved
+	room     [256]byte   // where a small body is read
 	now      traits
 	kept     traits      // as saved
 	live     *liveValues // nil: none

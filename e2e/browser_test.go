@@ -35,7 +35,8 @@ type tab struct {
 	screen screen
 }
 
-// browse starts a Chromium with an empty profile, and opens url.
+// browse starts a Chromium with an empty profile, and opens url when it has done what
+// comes first.
 func browse(t testing.TB, url string, s screen, first ...chromedp.Action[chromedp.Void]) *tab {
 	t.Helper()
 	ctx, _ := chromedp.NewContext(context.Background(), chromedp.WithAllocatorOptions(
@@ -178,7 +179,7 @@ var lookScript string
 // keeps pictures of them in the folder that HOLDFAST_SCREENSHOTS names.
 func (b *tab) look(name string) {
 	b.t.Helper()
-	for _, s := range []screen{{320, 640, true}, phone, {500, 900, false}, {768, 1024, false}, {1024, 768, false}, desktop} {
+	for _, s := range []screen{{320, 640, true}, {375, 667, true}, phone, {500, 900, false}, {768, 1024, false}, {1024, 768, false}, desktop} {
 		for _, scheme := range []string{"light", "dark"} {
 			b.resize(s, scheme)
 			for _, wrong := range see(b, chromedp.Evaluate[[]string](lookScript)) {

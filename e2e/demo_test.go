@@ -57,13 +57,16 @@ func TestDemo(t *testing.T) {
 		_, err := chromedp.Call(ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
 		return err
 	})
-	for name, open := range map[string]func(url string) *tab{
-		"desktop":           func(url string) *tab { return browse(t, url, desktop) },
-		"phone, without JS": func(url string) *tab { return browse(t, url, phone, noScripts) },
+	for _, c := range []struct {
+		name   string
+		screen screen
+		first  []chromedp.Action[chromedp.Void]
+	}{
+		{"desktop", desktop, nil},
+		{"phone without scripts", phone, []chromedp.Action[chromedp.Void]{noScripts}},
 	} {
-		t.Run(name, func(t *testing.T) {
-			b := open(demo(t))
-			b.t = t
+		t.Run(c.name, func(t *testing.T) {
+			b := browse(t, demo(t), c.screen, c.first...)
 			b.click(button("Add Three-strand manila to the cart"))
 			b.says("Three-strand manila is in your cart.")
 			b.click(link("Anchor lamp"))
@@ -159,7 +162,7 @@ func TestDemoLook(t *testing.T) {
 	b.look("shop-killed")
 	b.click(link("Sign in"))
 	b.look("signin")
-	b.do(chromedp.SendKeys(chromedp.CSS("#name"), "Maximiliane von Hohenlohe-Schillingsfürst"))
+	b.do(chromedp.SendKeys(chromedp.CSS("#name"), "Maximilian von Hohenlohe-Schillingsfürst"))
 	b.click(button("Sign in"))
 	b.look("shop-signed-in")
 	b.click(link("Cart 100"))

@@ -13,8 +13,9 @@ import (
 	"github.com/holdfast-session/holdfast/store"
 )
 
-// long runs the tests that have a long form in it.
-var long = os.Getenv("HOLDFAST_LONG") != ""
+// long is whether tests that have a long form run in it. (A variable would be set too
+// early for go test to know that its cached result depends on it.)
+func long() bool { return os.Getenv("HOLDFAST_LONG") != "" }
 
 func ended(t testing.TB, s *Store, app string, limit int, lease time.Duration) []store.End {
 	t.Helper()
@@ -187,7 +188,7 @@ func TestLeaseOfAnEnd(t *testing.T) {
 // and each end comes at least once.
 func TestEveryEndIsDelivered(t *testing.T) {
 	n := 50_000
-	if long {
+	if long() {
 		n = 1_000_000
 	}
 	for _, crashes := range []bool{false, true} {

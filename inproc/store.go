@@ -36,8 +36,9 @@
 // of ended ones: what is alive on the heap, with a fixed 600 kB or so besides. The
 // process takes more than that. Go's garbage collector lets the heap grow to
 // (1 + GOGC/100) times what is alive before it collects, so with the usual GOGC of
-// 100 up to twice MaxBytes, for a moment; GOMEMLIMIT, a little over MaxBytes and what
-// else the program needs, makes it collect sooner.
+// 100 it takes about twice MaxBytes, and somewhat more in a flood. GOMEMLIMIT makes it
+// collect sooner: set to MaxBytes, a quarter more, and what else the program needs, it
+// holds.
 //
 // The store counts what the allocator hands out for a session, its ID and its share
 // of the table. For a content that comes as items it asks these, by a method

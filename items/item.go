@@ -265,8 +265,19 @@ func (it *Item) All() iter.Seq2[string, Value] {
 // Clone returns an independent copy. The values themselves are shared, as they
 // never change.
 func (it *Item) Clone() *Item {
-	return &Item{Timeout: it.Timeout, entries: slices.Clone(it.entries), static: it.static}
+	if len(it.entries) > smallItem {
+		return &Item{Timeout: it.Timeout, entries: slices.Clone(it.entries), static: it.static}
+	}
+	small := new(struct { // in one piece, as most are
+		Item
+		room [smallItem]entry
+	})
+	small.Item = Item{Timeout: it.Timeout, entries: append(small.room[:0], it.entries...), static: it.static}
+	return &small.Item
 }
+
+// smallItem is how many entries an Item has that is cloned in one piece.
+const smallItem = 6
 
 // Size returns the length of the body that Append appends, in bytes.
 func (it *Item) Size() int {

@@ -24,7 +24,7 @@
   }
 
   // Controls are inside of what they belong to, are large enough for a finger,
-  // show all their text and cover nothing beside them.
+  // show all their text, and nothing is in the place of anything else.
   for (const e of all('button, input, a.button')) {
     const r = e.getBoundingClientRect();
     const box = e.closest('.card, .panel, .behind, .lines li, .masthead, main');
@@ -38,13 +38,12 @@
     if (e.scrollWidth > e.clientWidth + 1) wrong.push(`${name(e)} is too narrow for its text`);
     if (e.localName !== 'input' && e.getClientRects().length === 1 && r.height > 60) wrong.push(`${name(e)} breaks into lines`);
   }
-  for (const parent of all('.buy, .lines li, .masthead .wrap, .masthead nav, .user')) {
-    const parts = [...parent.children].filter(seen).map(e => [e, e.getBoundingClientRect()]).filter(([, r]) => r.width && r.height);
-    for (const [i, [e, r]] of parts.entries()) {
-      for (const [o, s] of parts.slice(i + 1)) {
-        if (Math.min(r.right, s.right) - Math.max(r.left, s.left) > 1 && Math.min(r.bottom, s.bottom) - Math.max(r.top, s.top) > 1) {
-          wrong.push(`${name(e)} covers ${name(o)}`);
-        }
+  const parts = all('button, input, .price, .pic, main :is(h1, h2, h3, p), dt, dd, .items li, .masthead a, .user .name, .strip a > span')
+    .flatMap(e => [...e.getClientRects()].map(r => [e, r]));
+  for (const [i, [e, r]] of parts.entries()) {
+    for (const [o, s] of parts.slice(i + 1)) {
+      if (!e.contains(o) && !o.contains(e) && Math.min(r.right, s.right) - Math.max(r.left, s.left) > 1 && Math.min(r.bottom, s.bottom) - Math.max(r.top, s.top) > 1) {
+        wrong.push(`${name(e)} and ${name(o)} are in one place`);
       }
     }
   }

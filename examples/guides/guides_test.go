@@ -157,7 +157,7 @@ func TestMoveLeadsToNoOtherSite(t *testing.T) {
 // compiled and tested.
 func TestDocs(t *testing.T) {
 	var programs strings.Builder
-	for _, pattern := range []string{"*/*.go", "*/*/*.go"} {
+	for _, pattern := range []string{"*/*.go", "*/*/*.go", "../chi/*.go"} {
 		files, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)
@@ -174,6 +174,7 @@ func TestDocs(t *testing.T) {
 	if err != nil || len(docs) == 0 {
 		t.Fatalf("no guides: %v", err)
 	}
+	docs = append(docs, "../../SECURITY.md", "../../CONTRIBUTING.md")
 	for _, doc := range docs {
 		text, err := os.ReadFile(doc)
 		if err != nil {
