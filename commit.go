@@ -440,7 +440,7 @@ func (s *Session) regenerate(ctx context.Context, ch *changes, how ending) error
 		// the new one, which nobody knows, must not live.
 		m.lease.remove(s)
 		newKey := s.key
-		m.after(func() {
+		m.background.Go(func() {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.o.LockTimeout)
 			defer cancel()
 			m.repeat(ctx, untilDefinite, func(ctx context.Context) error {
@@ -576,7 +576,7 @@ func (s *Session) unlock(later bool) {
 			m.queue.leave(line)
 		}
 	case later:
-		m.after(func() { s.giveBack(key, lock, line) })
+		m.background.Go(func() { s.giveBack(key, lock, line) })
 	default:
 		s.giveBack(key, lock, line)
 	}

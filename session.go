@@ -121,7 +121,9 @@ func (s *Session) IsNew() bool {
 
 // Lost returns why the session that the visitor's cookie names is not there any
 // more, as far as can be known, and how long ago it ended; the zero Reason if
-// nothing was lost, or nothing is known.
+// nothing was lost, or nothing is known. A store that keeps nothing over a restart,
+// and has started within the timeout, answers [store.Restarted] for every ID that it
+// does not know.
 func (s *Session) Lost() store.Reason {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -107,6 +107,10 @@ func TestDemo(t *testing.T) {
 			b.click(button("Sign out"))
 			b.says("You are signed out.")
 			b.inCart(0)
+			// Going back shows no page of before from the browser's memory.
+			b.do(chromedp.NavigateBack())
+			b.do(chromedp.WaitVisible(link("Sign in")))
+			b.inCart(0)
 			b.kill()
 			b.do(chromedp.WaitVisible(link("Sign in")))
 		})

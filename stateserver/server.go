@@ -137,25 +137,31 @@ func (s *Server) setUp() {
 	})
 }
 
-// ListenAndServe listens on addr, as [ParseAddr] reads it, and serves. An empty
-// addr means [DefaultAddr]. A socket file that a server left behind is replaced.
+// ListenAndServe listens on addr, as [Listen] does, and serves.
 func (s *Server) ListenAndServe(addr string) error {
+	l, err := Listen(addr)
+	if err != nil {
+		return err
+	}
+	return s.Serve(l)
+}
+
+// Listen listens on addr, as [ParseAddr] reads it. An empty addr means
+// [DefaultAddr]. A socket file that a server left behind is replaced.
+func Listen(addr string) (net.Listener, error) {
 	if addr == "" {
 		addr = DefaultAddr
 	}
 	network, address, err := ParseAddr(addr)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	l, err := net.Listen(network, address)
 	if network == "unix" && errors.Is(err, syscall.EADDRINUSE) && abandonedSocket(address) {
 		os.Remove(address)
 		l, err = net.Listen(network, address)
 	}
-	if err != nil {
-		return err
-	}
-	return s.Serve(l)
+	return l, err
 }
 
 // abandonedSocket reports whether path is a socket that nobody listens on.

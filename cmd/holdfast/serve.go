@@ -48,7 +48,7 @@ connect, unless --allow-remote is given.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return s.run(cmd) },
 	}
 	f := cmd.Flags()
-	f.StringVar(&s.listen, "listen", "127.0.0.1:42424", "`address` to listen on: host:port (port 0 takes a free one)")
+	f.StringVar(&s.listen, "listen", "127.0.0.1:42424", "`address` to listen on: host:port (port 0 takes a free one) or unix:/path")
 	f.BoolVar(&s.memory, "memory", true, "keep sessions in memory; they end with this process")
 	f.BoolVar(&s.exact, "exact", false, "behave as Microsoft's state server in every answer, lost updates included")
 	f.BoolVar(&s.allowRemote, "allow-remote", false, "let other machines connect: whoever can reach the port can read and change every session")
@@ -74,11 +74,10 @@ func (s *server) run(cmd *cobra.Command) error {
 		ctx, cancel = demo.WithStdin(ctx)
 		defer cancel()
 	}
-	network, addr, err := stateserver.ParseAddr(s.listen)
-	if err != nil {
+	if _, _, err := stateserver.ParseAddr(s.listen); err != nil {
 		return fmt.Errorf("--listen %s: %w", s.listen, err)
 	}
-	l, err := net.Listen(network, addr)
+	l, err := stateserver.Listen(s.listen)
 	if err != nil {
 		return listenError(s.listen, err, "Another holdfast serve, or ASP.NET's state service,")
 	}

@@ -370,12 +370,9 @@ func (s *shop) render(w http.ResponseWriter, status int, name string, v view) {
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	if v.Behind == nil {
-		w.Header().Set("Cache-Control", "no-store")
-	} else {
-		// The next view is to come from a worker, not from the browser's history.
-		w.Header().Set("Cache-Control", "private, no-cache")
-	}
+	// The next view is to come from a worker, not from the browser's history, where a
+	// visitor who has signed out could go back to.
+	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
 	_, _ = w.Write(b.Bytes()) // a visitor who left
 }
