@@ -145,7 +145,7 @@ func rss() (n int64) {
 func TestFloodStaysWithinMaxBytes(t *testing.T) {
 	maxBytes, flood := int64(64<<20), 120_000
 	if long() {
-		maxBytes, flood = 512<<20, 3_000_000
+		maxBytes, flood = 256<<20, 600_000
 	}
 	for _, c := range []struct {
 		name  string

@@ -36,7 +36,7 @@
 // of ended ones: what is alive on the heap, with a fixed 600 kB or so besides. The
 // process takes more than that. Go's garbage collector lets the heap grow to
 // (1 + GOGC/100) times what is alive before it collects, so with the usual GOGC of
-// 100 it takes about twice MaxBytes, and somewhat more in a flood. GOMEMLIMIT makes it
+// 100 it takes about twice MaxBytes, in a flood up to two and a half times. GOMEMLIMIT makes it
 // collect sooner: set to MaxBytes, a quarter more, and what else the program needs, it
 // holds.
 //
