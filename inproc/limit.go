@@ -46,19 +46,29 @@ const (
 	unknownBytes   = 256 // of content that does not tell
 )
 
-// cost returns the bytes that a session takes, a multiple of 16.
+// An entry notes its cost in 16 bits: how many times 16 bytes or, with the upper bit,
+// how many times 64 KiB.
+const (
+	fine, coarse = 16, 64 << 10
+	isCoarse     = 1 << 15
+)
+
+// cost returns the bytes that a session takes, rounded up to what an entry can note: a
+// multiple of 16 below 512 KiB, else of 64 KiB, and at most 2 GiB.
 func cost(session, subject string, content any) int64 {
 	n := entryBytes + slotBytes + roundUp(len(session)) + contentBytes(content)
 	if subject != "" {
 		n += subjectBytes + roundUp(len(subject))
 	}
-	return int64(roundUp(n))
+	if n = roundUp(n); n < fine*isCoarse {
+		return int64(n)
+	}
+	return int64(min((n+coarse-1)/coarse, isCoarse-1)) * coarse
 }
 
 func roundUp(n int) int { return (n + 15) &^ 15 }
 
-// contentBytes returns what a content takes. It gives the same answer for the same
-// content always, as nobody changes it.
+// contentBytes returns what a content takes at this moment.
 func contentBytes(content any) int {
 	switch c := content.(type) {
 	case nil:
@@ -77,18 +87,21 @@ func contentBytes(content any) int {
 	return unknownBytes
 }
 
-// heavy marks an entry whose cost does not fit.
-const heavy = math.MaxUint16
-
-// cost returns the bytes that e takes, as they were when it was written.
+// cost returns what e cost when it was written, whatever its content says by now.
 func (e *entry) cost() int64 {
-	if e.units < heavy {
-		return int64(e.units) * 16
+	if e.units&isCoarse != 0 {
+		return int64(e.units&^isCoarse) * coarse
 	}
-	return cost(e.session, e.owner(), e.content)
+	return int64(e.units) * fine
 }
 
-func (e *entry) setCost(n int64) { e.units = uint16(min(n/16, heavy)) }
+func (e *entry) setCost(n int64) {
+	if n < fine*isCoarse {
+		e.units = uint16(n / fine)
+	} else {
+		e.units = uint16(n/coarse) | isCoarse
+	}
+}
 
 // limits are how much a store takes. Who adds to count or bytes asks take first.
 type limits struct {

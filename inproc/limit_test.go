@@ -129,6 +129,30 @@ func encode[T any](t testing.TB, v T) items.Value {
 	return val
 }
 
+// A grower is content that says each time that it is larger, as one may that refers to
+// what others share.
+type grower struct{ size int }
+
+func (g *grower) MemSize() int { g.size += 1000; return g.size }
+
+// TestCostIsGivenBack: as much as was taken, whatever the content says later.
+func TestCostIsGivenBack(t *testing.T) {
+	s := open(t, &Options{Ends: 10, MaxBytes: -1})
+	for _, size := range []int{0, 1, 100_000, 523_000, 524_000, 524_300, 525_000, 10 << 20, math.MaxInt - 1<<20} {
+		rec := store.Record{Version: store.NewVersion(), Timeout: time.Hour, Items: &grower{size}}
+		wantErr(t, "Create", s.Create(ctx, sid("a"), &rec, false), nil)
+		least := min(int64(size), 2<<30-coarse)
+		if n := s.bytes.Load(); n < least || n > least+least/8+2000 {
+			t.Errorf("%d bytes are counted as %d", size, n)
+		}
+		wantErr(t, "Save", s.Save(ctx, sid("a"), &rec, rec.Version+1, false), nil)
+		remove(t, s, sid("a"))
+		checkIdle(t, s)
+		ack(t, s, ended(t, s, "/", 1, 0)...)
+		checkNoEnds(t, s)
+	}
+}
+
 // rss is how much memory the process has at this moment, or 0.
 func rss() (n int64) {
 	status, _ := os.ReadFile("/proc/self/status")
