@@ -214,14 +214,18 @@ func unslack(stored time.Duration) time.Duration {
 func (s *Session) lock(ctx context.Context, key store.ID) error {
 	m := s.m
 	start := time.Now()
-	if err := m.queue.enter(ctx, key, m.o.MaxWaiters, m.o.LockWait); err != nil {
+	behind, err := m.queue.enter(ctx, key, m.o.MaxWaiters, m.o.LockWait)
+	if err != nil {
 		if time.Since(start) >= m.o.LockWait {
 			m.warn(&m.warned.queue, "a request waited in vain for a session that another request of this process holds; "+
 				"a handler that calls its own site with its visitor's cookie must call Session.Release first, or one of the two be ReadOnly or Merge")
 		}
 		return err
 	}
-	wait := max(m.o.LockWait-time.Since(start), 0)
+	wait := m.o.LockWait
+	if behind {
+		wait = max(wait-time.Since(start), 0)
+	}
 	o := store.LockOptions{Owner: store.NewOwner(), Wait: wait, Stale: m.o.LockTimeout}
 	if !m.local {
 		var cancel context.CancelFunc
@@ -232,10 +236,13 @@ func (s *Session) lock(ctx context.Context, key store.ID) error {
 	if s.base == nil {
 		s.rec.Body = s.room[:0] // nobody reads there yet
 	}
-	err := m.repeat(ctx, onlyUnsure, func(ctx context.Context) error { return m.store.Lock(ctx, key, o, &s.rec) })
+	err = m.repeat(ctx, onlyUnsure, func(ctx context.Context) error { return m.store.Lock(ctx, key, o, &s.rec) })
 	if err == nil {
 		s.locked, s.line = true, key
-		m.lease.add(s)
+		if behind {
+			start = time.Now()
+		}
+		m.lease.add(s, start)
 		if s.r.ContentLength > largeUpload {
 			m.warn(&m.warned.upload, "a large upload is read while its request holds the session's lock, so the visitor's other requests wait for it; "+
 				"read the body before the first From, call Session.Release, or use Merge")

@@ -288,7 +288,7 @@ func (s *Session) insert(ctx context.Context, ch *changes, it *items.Item, hold 
 			s.setKey(key)
 			s.locked = hold
 			if hold {
-				m.lease.add(s)
+				m.lease.add(s, time.Now())
 			}
 			return id, nil
 		case errors.Is(err, store.ErrExists) && try < 3:
@@ -332,7 +332,7 @@ func (s *Session) put(ctx context.Context, ch *changes, it *items.Item, how endi
 // is lost at that, hide what has become of the call.
 func (s *Session) merge(ctx context.Context, ch *changes, it *items.Item) error {
 	key := s.key
-	behind, err := s.m.saves.join(context.WithoutCancel(ctx), key, math.MaxInt, s.m.o.LockWait)
+	behind, err := s.m.saves.enter(context.WithoutCancel(ctx), key, math.MaxInt, s.m.o.LockWait)
 	if err != nil {
 		return err
 	}
@@ -417,7 +417,7 @@ func (s *Session) regenerate(ctx context.Context, ch *changes, how ending) error
 	id, err := s.insert(ctx, ch, it, hold)
 	if err != nil {
 		s.rec = old
-		m.lease.add(s)
+		m.lease.add(s, time.Now())
 		return err
 	}
 	unsure := false

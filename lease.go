@@ -17,6 +17,7 @@ type leases struct {
 	mu    sync.Mutex
 	first *Session
 	timer *time.Timer
+	armed bool
 }
 
 // A leaseLink makes a Session a member of the list.
@@ -29,20 +30,28 @@ type leaseLink struct {
 // every is how often a lock is renewed: two renewals may fail before it is stale.
 func (l *leases) every() time.Duration { return l.m.o.LockTimeout / 3 }
 
-// add begins to renew the lock that s has just got.
-func (l *leases) add(s *Session) {
-	now := time.Now()
+// add begins to renew the lock that s has got, at the time since or a little later.
+func (l *leases) add(s *Session, since time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s.leased = leaseLink{next: l.first, in: true, since: now}
+	s.leased = leaseLink{next: l.first, in: true, since: since}
 	if l.first != nil {
 		l.first.leased.prev = s
-	} else if l.timer == nil {
-		l.timer = time.AfterFunc(l.every(), l.renew)
-	} else {
-		l.timer.Reset(l.every())
 	}
 	l.first = s
+	if !l.armed { // else it comes in time, and finds out by itself that nobody needs it any more
+		l.arm(l.every() / 2)
+	}
+}
+
+// arm sets the timer. Called with mu held.
+func (l *leases) arm(d time.Duration) {
+	l.armed = true
+	if l.timer == nil {
+		l.timer = time.AfterFunc(d, l.renew)
+	} else {
+		l.timer.Reset(d)
+	}
 }
 
 // remove ends that. No renewal is under way when it returns, because both are done
@@ -84,8 +93,8 @@ func (l *leases) renew() {
 			s.leased.since = now
 		}
 	}
-	if l.first != nil {
-		l.timer.Reset(l.every() / 2)
+	if l.armed = l.first != nil; l.armed {
+		l.arm(l.every() / 2)
 	}
 	l.mu.Unlock()
 	for _, s := range due {

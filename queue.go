@@ -35,15 +35,10 @@ func newQueues() *queues {
 	return q
 }
 
-// enter waits until the caller is at the head of id's line, for up to wait. Behind
-// more than max others, or after wait, it is [ErrBusy]. Who is let in calls leave.
-func (q *queues) enter(ctx context.Context, id store.ID, max int, wait time.Duration) error {
-	_, err := q.join(ctx, id, max, wait)
-	return err
-}
-
-// join is enter, and reports whether anybody was in the line.
-func (q *queues) join(ctx context.Context, id store.ID, max int, wait time.Duration) (behind bool, err error) {
+// enter waits until the caller is at the head of id's line, for up to wait, and
+// reports whether anybody was before it. Behind more than max others, or after wait,
+// it is [ErrBusy]. Who is let in calls leave.
+func (q *queues) enter(ctx context.Context, id store.ID, max int, wait time.Duration) (behind bool, err error) {
 	s := &q.shards[maphash.String(q.seed, id.Session)%uint64(len(q.shards))]
 	s.mu.Lock()
 	l := s.lines[id]

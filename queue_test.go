@@ -16,14 +16,14 @@ var lineA = store.ID{App: "/", Session: "a"}
 func TestQueueIsInOrderOfArrival(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueues()
-		if err := q.enter(t.Context(), lineA, 50, time.Minute); err != nil {
+		if _, err := q.enter(t.Context(), lineA, 50, time.Minute); err != nil {
 			t.Fatal(err)
 		}
 		var mu sync.Mutex
 		var order []int
 		for i := range 20 {
 			go func() {
-				if err := q.enter(t.Context(), lineA, 50, time.Minute); err != nil {
+				if _, err := q.enter(t.Context(), lineA, 50, time.Minute); err != nil {
 					t.Error(err)
 				}
 				mu.Lock()
@@ -51,16 +51,19 @@ func TestQueueRefusesPastItsLimitAndAfterTheWait(t *testing.T) {
 		q := newQueues()
 		q.enter(t.Context(), lineA, 1, time.Minute)
 		failed := make(chan error, 1)
-		go func() { failed <- q.enter(t.Context(), lineA, 1, 30*time.Second) }()
+		go func() {
+			_, err := q.enter(t.Context(), lineA, 1, 30*time.Second)
+			failed <- err
+		}()
 		synctest.Wait()
-		if err := q.enter(t.Context(), lineA, 1, time.Minute); !errors.Is(err, ErrBusy) {
+		if _, err := q.enter(t.Context(), lineA, 1, time.Minute); !errors.Is(err, ErrBusy) {
 			t.Errorf("past the limit: %v, want ErrBusy", err)
 		}
 		start := time.Now()
 		if err := <-failed; !errors.Is(err, ErrBusy) || time.Since(start) != 30*time.Second {
 			t.Errorf("after %v: %v, want ErrBusy after 30s", time.Since(start), err)
 		}
-		if err := q.enter(t.Context(), store.ID{App: "/", Session: "b"}, 1, 0); err != nil {
+		if _, err := q.enter(t.Context(), store.ID{App: "/", Session: "b"}, 1, 0); err != nil {
 			t.Errorf("another session's line: %v", err)
 		}
 	})
@@ -74,12 +77,12 @@ func TestQueueCancelRacesTurn(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			if q.enter(ctx, lineA, 50, time.Minute) == nil {
+			if _, err := q.enter(ctx, lineA, 50, time.Minute); err == nil {
 				q.leave(lineA)
 			}
 		})
 		wg.Go(func() {
-			if err := q.enter(t.Context(), lineA, 50, time.Minute); err != nil {
+			if _, err := q.enter(t.Context(), lineA, 50, time.Minute); err != nil {
 				t.Error(err)
 			}
 			q.leave(lineA)

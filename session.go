@@ -39,7 +39,7 @@ type Session struct {
 	segment urlSegment   // of a cookieless request
 	rec     store.Record // as last read or saved
 	next    store.Record // being saved
-	log     [2]cell      // room for changes.cells
+	log     [1]cell      // room for changes.cells
 	stored  bool
 	locked  bool     // rec.Lock is ours
 	line    store.ID // the line of the queue that we head; no Session: none
@@ -56,7 +56,7 @@ type Session struct {
 	live     *liveValues // nil: none
 	liveKept *liveValues // as saved
 	cells    []cell
-	inline   [4]cell
+	inline   [3]cell
 	cleared  uint32 // the gen of the last Clear; 0: none
 	gen      uint32 // counts changes
 	newID    bool   // RegenerateID was called
