@@ -36,6 +36,11 @@ func (s *Session) leave(status int, h http.Header, why leaving) error {
 
 func (s *Session) pass(status int, h http.Header, why leaving) error {
 	if s.phase.Load() != acquired {
+		if s.m.cookieless { // the client stays where it is, whoever looks
+			for _, id := range s.present(nil) {
+				relocate(h, id)
+			}
+		}
 		return nil
 	}
 	how := atEnd
@@ -71,10 +76,13 @@ func (s *Session) pass(status int, h http.Header, why leaving) error {
 func (s *Session) needsCookie() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.sayID || s.newID {
+	switch {
+	case s.m.off:
+		return false
+	case s.sayID || s.newID:
 		return true
 	}
-	return !s.stored && !s.m.off && s.hasValues()
+	return !s.stored && s.hasValues()
 }
 
 // hasValues reports whether anything is in the session. Called with mu held.

@@ -67,6 +67,10 @@ func (m *Manager) errorPage(w http.ResponseWriter, r *http.Request, err error) {
 	status := statusOf(err)
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
+	if m.cookieless {
+		r, _ = cutRequest(r)
+		keepReferrer(h)
+	}
 	if status == http.StatusServiceUnavailable {
 		h.Set("Retry-After", strconv.Itoa(retryAfter))
 	}

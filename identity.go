@@ -264,7 +264,7 @@ func (s *Session) tell(h http.Header) {
 	changed := s.sayID || s.sayGone
 	switch {
 	case m.cookieless:
-		s.relocate(h)
+		relocate(h, s.id)
 	case m.o.Identity != nil:
 		if s.sayID {
 			m.o.Identity.Write(h, s.r, s.id)

@@ -127,7 +127,7 @@ func TestNestedAccess(t *testing.T) {
 }
 
 func TestReadOnlyWriteIsRefused(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		st := newShop(t, md, nil)
 		st.do("/begin", holdfast.Exclusive, func(s *holdfast.Session) any {
 			tags.Set(s, map[string]int{"a": 1})
@@ -159,8 +159,8 @@ func TestReadOnlyWriteIsRefused(t *testing.T) {
 		b.get("/begin")
 		for _, path := range []string{"/set", "/update", "/delete", "/clear", "/regenerate", "/timeout", "/subject"} {
 			rp := b.wantStatus(path, 500)
-			if strings.Contains(rp.body, "not to be seen") || rp.sessionCookie() != nil {
-				t.Errorf("%s was answered with %q, cookie %v", path, rp.body, rp.sessionCookie())
+			if strings.Contains(rp.body, "not to be seen") || rp.told != nil {
+				t.Errorf("%s was answered with %q, %v", path, rp.body, rp.header)
 			}
 		}
 		if !st.errs.has(holdfast.ErrReadOnly) {
@@ -194,7 +194,7 @@ func TestReadOnlyReadsTheLastSavedStateUnderALock(t *testing.T) {
 
 // FromContext leaves the answer to the handler; From never lets it go on.
 func TestFromContextReturnsWhyThereIsNoSession(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		st := newShop(t, md, &holdfast.Options{LockWait: 50 * time.Millisecond})
 		st.Handle("/", application(st.m))
 		g := newGate()
@@ -235,7 +235,7 @@ func TestFromContextReturnsWhyThereIsNoSession(t *testing.T) {
 }
 
 func TestErrorPageIsTheApplicationsOwn(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		st := newShop(t, md, &holdfast.Options{ErrorPage: func(w http.ResponseWriter, r *http.Request, status int, err error) {
 			w.Header().Set("Content-Type", "text/x-own")
 			w.WriteHeader(status)

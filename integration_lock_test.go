@@ -88,7 +88,7 @@ func TestMaxWaitersIsAnswered503AtOnce(t *testing.T) {
 }
 
 func TestLockWaitIsAnswered503(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		st := newShop(t, md, &holdfast.Options{LockWait: 100 * time.Millisecond})
 		other := st.sibling(&holdfast.Options{LockWait: 100 * time.Millisecond})
 		g := newGate()
@@ -248,7 +248,7 @@ func TestBrokenLockUnderAnotherHolder(t *testing.T) {
 }
 
 func TestVisitorWhoDisconnectsLeavesNoLock(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		for _, how := range []string{"in the handler", "waiting in line", "waiting at the store"} {
 			t.Run(how, func(t *testing.T) {
 				st := newShop(t, md, nil)
@@ -317,7 +317,7 @@ func TestVisitorWhoDisconnectsLeavesNoLock(t *testing.T) {
 
 // A lock whose grant is lost is given back: nobody waits for one that nobody has.
 func TestLostGrantIsGivenBack(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		st := newShop(t, md, &holdfast.Options{LockWait: 50 * time.Millisecond, StoreTimeout: 50 * time.Millisecond})
 		other := st.sibling(nil)
 		for _, sh := range []*shop{st, other} {
@@ -370,7 +370,7 @@ func TestStoreThatGoesDuringLockIsAnsweredSoon(t *testing.T) {
 
 // A panic, a Goexit and a failed save leave no lock either.
 func TestFailureLeavesNoLock(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		st := newShop(t, md, &holdfast.Options{StoreTimeout: 100 * time.Millisecond})
 		st.Handle("/", application(st.m))
 		st.do("/panic", holdfast.Exclusive, func(s *holdfast.Session) any { hits.Set(s, 99); panic("on purpose") })
@@ -406,7 +406,7 @@ func TestFailureLeavesNoLock(t *testing.T) {
 // A Release lets the others go on while the handler is still running, and what it
 // changes later is merged.
 func TestReleaseLetsOthersGoOn(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		st := newShop(t, md, nil)
 		st.Handle("/", application(st.m))
 		for _, how := range []string{"release", "flush"} {

@@ -25,8 +25,8 @@ func (st *shop) lostPages() {
 }
 
 func TestLostIsExpired(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		st := fakeShop(t, &holdfast.Options{Timeout: time.Minute})
+	inFakeTime(t, func(t *testing.T, w way) {
+		st := fakeShop(t, w.with(&holdfast.Options{Timeout: time.Minute}))
 		st.lostPages()
 		b := st.browser()
 		b.get("/begin")
@@ -55,7 +55,7 @@ func TestLostIsExpiredByTheStateServersClock(t *testing.T) {
 }
 
 func TestLostIsAbandoned(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		st := newShop(t, md, nil)
 		st.lostPages()
 		st.signInPages(holdfast.ReadOnly)
@@ -63,16 +63,18 @@ func TestLostIsAbandoned(t *testing.T) {
 		b.get("/begin")
 		tab := b.withID(b.id())
 		rp := b.get("/out")
-		if c := rp.sessionCookie(); c == nil || c.MaxAge >= 0 {
-			t.Errorf("the cookie is still there: %v", c)
+		if !st.way.urls {
+			if rp.told == nil || *rp.told != "" {
+				t.Errorf("the ID was not taken away: %v", rp.header)
+			}
+			b.want("/lost", "unknown 0s ") // who has no ID has lost nothing
 		}
-		b.want("/lost", "unknown 0s ") // who has no cookie has lost nothing
 		tab.want("/lost", "abandoned 0s ")
 	})
 }
 
 func TestLostIsRegenerated(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		_, visitor, attacker := fixationShop(t, md, holdfast.Exclusive)
 		visitor.get("/in")
 		attacker.want("/who", "  true regenerated")
@@ -102,14 +104,14 @@ func TestLostIsRegeneratedOnlyStopsWritesForAWhile(t *testing.T) {
 }
 
 func TestLostIsPerhapsRestarted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inFakeTime(t, func(t *testing.T, w way) {
 		o := holdfast.Options{App: "/app", Timeout: time.Minute}
-		before, after := fakeShop(t, &o), fakeShop(t, &o) // the process before a recycle, and after
+		before, after := fakeShop(t, w.with(&o)), fakeShop(t, w.with(&o)) // the process before a recycle, and after
 		before.lostPages()
 		after.lostPages()
 		b := before.browser()
 		b.get("/begin")
-		late := newBrowser(t, after.to, after.url)
+		late := after.browser()
 		late.setID(b.id())
 		advance(10 * time.Second)
 		late.want("/lost", "restarted 10s ")
@@ -120,7 +122,7 @@ func TestLostIsPerhapsRestarted(t *testing.T) {
 }
 
 func TestSetTimeoutIsKept(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		st := newShop(t, md, nil)
 		st.lostPages()
 		st.page("/timeout", holdfast.Exclusive, func(w http.ResponseWriter, r *http.Request, s *holdfast.Session) {
@@ -168,8 +170,8 @@ func TestSetTimeoutCounts(t *testing.T) {
 }
 
 func TestTimeoutIsRestartedByRequestsThatNeverAsk(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		st := fakeShop(t, &holdfast.Options{Timeout: 10 * time.Minute})
+	inFakeTime(t, func(t *testing.T, w way) {
+		st := fakeShop(t, w.with(&holdfast.Options{Timeout: 10 * time.Minute}))
 		st.lostPages()
 		st.Handle("/disabled", st.m.With(holdfast.Disabled).Handler(http.NotFoundHandler()))
 		b := st.browser()
@@ -227,7 +229,7 @@ func TestTouchesAreCoalescedAtTheStateServer(t *testing.T) {
 
 // Nothing brings an ended session back: not a request that never asks for it.
 func TestTouchAfterEndChangesNothing(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		st := newShop(t, md, nil)
 		st.lostPages()
 		st.signInPages(holdfast.ReadOnly)
@@ -246,8 +248,8 @@ func TestTouchAfterEndChangesNothing(t *testing.T) {
 
 // ExpiryVersusHolder: a session does not expire while a request has its lock.
 func TestSessionDoesNotExpireUnderItsLock(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		st := fakeShop(t, &holdfast.Options{Timeout: time.Minute})
+	inFakeTime(t, func(t *testing.T, w way) {
+		st := fakeShop(t, w.with(&holdfast.Options{Timeout: time.Minute}))
 		st.lostPages()
 		st.do("/slow", holdfast.Exclusive, func(s *holdfast.Session) any {
 			<-time.After(10 * time.Minute)
@@ -264,8 +266,8 @@ func TestSessionDoesNotExpireUnderItsLock(t *testing.T) {
 
 // A request without a lock may outlive its session; it does not bring it back.
 func TestExpiryVersusMerge(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		st := fakeShop(t, &holdfast.Options{Timeout: time.Minute})
+	inFakeTime(t, func(t *testing.T, w way) {
+		st := fakeShop(t, w.with(&holdfast.Options{Timeout: time.Minute}))
 		st.lostPages()
 		st.do("/slow", holdfast.Merge, func(s *holdfast.Session) any {
 			<-time.After(10 * time.Minute)
@@ -275,8 +277,8 @@ func TestExpiryVersusMerge(t *testing.T) {
 		b := st.browser()
 		b.get("/begin")
 		rp := b.wantStatus("/slow", 409)
-		if rp.sessionCookie() != nil || !st.errs.has(holdfast.ErrEnded) {
-			t.Errorf("cookie %v, errors %v", rp.sessionCookie(), st.errs.all)
+		if rp.told != nil || !st.errs.has(holdfast.ErrEnded) {
+			t.Errorf("%v, errors %v", rp.header, st.errs.all)
 		}
 		if rp := b.get("/lost"); rp.body[:len(store.Expired.String())] != "expired" {
 			t.Errorf("%q, want expired", rp.body)

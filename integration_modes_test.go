@@ -142,18 +142,37 @@ func sees(w http.ResponseWriter, s *holdfast.Session) {
 }
 
 func TestOneRequestIsTheSameInEveryMode(t *testing.T) {
-	off := mode{"Off", false, func(testing.TB) store.Store { return holdfast.Off }}
+	off := mode{"Off", false, func(testing.TB) store.Store { return holdfast.Off }, cookies}
 	all := append([]mode{off}, modes...)
+	for _, w := range ways {
+		t.Run(w.name, func(t *testing.T) {
+			for i := range all {
+				all[i].way = w
+			}
+			if w.urls {
+				sameInAll(t, all[1:]) // in mode Off nobody is sent on
+				return
+			}
+			sameInAll(t, all)
+		})
+	}
+}
+
+func sameInAll(t *testing.T, all []mode) {
 	for _, a := range changing {
 		var bodies []string
 		for _, md := range all {
 			st := newShop(t, md, nil)
 			st.Handle("/one", st.m.With(a).Handler(http.HandlerFunc(oneRequest)))
 			rp := st.browser().wantStatus("/one", 200)
-			if rp.header["Set-Cookie"] != nil {
-				t.Errorf("%s: the cookies %q", md.name, rp.header["Set-Cookie"])
+			if rp.header["Set-Cookie"] != nil || rp.told != nil && !md.way.urls {
+				t.Errorf("%s: the visitor was told an ID: %v", md.name, rp.header)
 			}
-			if n := st.faults.Count(); n != 0 {
+			n := st.faults.Count()
+			if md.way.urls {
+				n = st.faults.Count("Save", "Touch")
+			}
+			if n != 0 {
 				t.Errorf("%s: %d calls of the store for a session that was never to be stored", md.name, n)
 			}
 			if st.errs.len() != 0 {
@@ -174,31 +193,35 @@ func TestOneRequestIsTheSameInEveryMode(t *testing.T) {
 
 // In mode Off every request is the first, whatever the browser sends.
 func TestOffForgetsEveryRequest(t *testing.T) {
-	st := buildShop(t, holdfast.Off, nil)
-	st.m = holdfast.New(holdfast.Off, nil) // as an application does, without faults around
-	st.url, st.to = "http://shop.test", directly{st.m.Handler(st)}
-	st.hitPages()
-	st.signInPages(holdfast.Exclusive)
-	st.page("/all", holdfast.Exclusive, func(w http.ResponseWriter, r *http.Request, s *holdfast.Session) {
-		hits.Set(s, 1)
-		s.RegenerateID()
-		fmt.Fprint(w, s.Save(r.Context()), hits.Get(s), s.Release(r.Context()), s.ID() == "")
-	})
-	b := st.browser()
-	b.setID(strings.Repeat("a", 24))
-	for range 2 {
-		for path, want := range map[string]string{"/hit": "1", "/read": "0", "/nothing": "nothing", "/in": "", "/who": "", "/out": "", "/all": "<nil> 1 <nil> true"} {
-			if rp := b.want(path, want); rp.sessionCookie() != nil {
-				t.Errorf("%s was sent the cookie %v", path, rp.sessionCookie())
+	for _, w := range ways {
+		t.Run(w.name, func(t *testing.T) {
+			st := buildShop(t, holdfast.Off, w.with(nil))
+			st.m = holdfast.New(holdfast.Off, w.with(nil)) // as an application does, without faults around
+			st.url, st.to = "http://shop.test", directly{st.m.Handler(st)}
+			st.hitPages()
+			st.signInPages(holdfast.Exclusive)
+			st.page("/all", holdfast.Exclusive, func(w http.ResponseWriter, r *http.Request, s *holdfast.Session) {
+				hits.Set(s, 1)
+				s.RegenerateID()
+				fmt.Fprint(w, s.Save(r.Context()), hits.Get(s), s.Release(r.Context()), s.ID() == "")
+			})
+			b := st.browser()
+			b.setID(strings.Repeat("a", 24))
+			for range 2 {
+				for path, want := range map[string]string{"/hit": "1", "/read": "0", "/nothing": "nothing", "/in": "", "/who": "", "/out": "", "/all": "<nil> 1 <nil> true"} {
+					if rp := b.want(path, want); rp.told != nil {
+						t.Errorf("%s was told the ID %q", path, *rp.told)
+					}
+				}
 			}
-		}
+		})
 	}
 }
 
 // What one request has put in, every other one gets, whatever its access: the same
 // in each mode, and as the request itself saw it.
 func TestManyRequestsAreTheSameInEveryMode(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		for _, a := range changing {
 			t.Run(a.String(), func(t *testing.T) {
 				st := newShop(t, md, nil)
@@ -239,7 +262,7 @@ func TestManyRequestsAreTheSameInEveryMode(t *testing.T) {
 
 // A session's values keep the order in which they came, and its ID until it ends.
 func TestVisitorComesAgain(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		for _, a := range changing {
 			t.Run(a.String(), func(t *testing.T) {
 				st := newShop(t, md, nil)

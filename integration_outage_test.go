@@ -38,11 +38,11 @@ func wantNoMore(t *testing.T, what string, before int, n func() int) {
 
 // outageShop is a shop with a state server of its own, and a browser with a session
 // of one hit.
-func outageShop(t *testing.T, o holdfast.Options) (*shop, *browser, *process) {
+func outageShop(t *testing.T, w way, o holdfast.Options) (*shop, *browser, *process) {
 	t.Helper()
 	server := run(t, "stateserver", programConfig{})
 	o.StoreTimeout, o.LockTimeout = 500*time.Millisecond, 5*time.Second
-	st := openShop(t, dial(t, server.addr), &o)
+	st := openShop(t, dial(t, server.addr), w.with(&o))
 	st.Handle("/", application(st.m))
 	st.HandleFunc("/nothing", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "nothing") })
 	b := st.browser()
@@ -59,7 +59,7 @@ func TestStateServerDiesAndComesBack(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			st, b, server := outageShop(t, holdfast.Options{ErrorPage: page})
+			st, b, server := outageShop(t, cookies, holdfast.Options{ErrorPage: page})
 			testOutage := func() {
 				server.kill()
 				for _, path := range []string{"/hits", "/look", "/Exclusive/hit", "/Merge/hit"} {
@@ -112,7 +112,7 @@ func TestStateServerDiesUnderARequest(t *testing.T) {
 	t.Parallel()
 	for _, a := range changing {
 		t.Run(a.String(), func(t *testing.T) {
-			st, b, server := outageShop(t, holdfast.Options{})
+			st, b, server := outageShop(t, cookies, holdfast.Options{})
 			g := newGate()
 			st.do("/slow", a, func(s *holdfast.Session) any {
 				hits.Update(s, increment)
@@ -141,25 +141,38 @@ func TestStateServerDiesUnderARequest(t *testing.T) {
 // a new one that has lost the session: the change is refused, not lost.
 func TestStateServerComesBackUnderARequest(t *testing.T) {
 	t.Parallel()
-	st, b, server := outageShop(t, holdfast.Options{})
-	g := newGate()
-	st.do("/slow", holdfast.Exclusive, func(s *holdfast.Session) any {
-		hits.Update(s, increment)
-		g.pass()
-		return "saved"
-	})
-	slow := b.begin("/slow")
-	g.await(t)
-	server.kill()
-	run(t, "stateserver", programConfig{Addr: server.addr})
-	g.open()
-	if rp := receive(t, slow); rp.status != 409 || rp.sessionCookie() != nil {
-		t.Errorf("%d %q, want 409: the session has ended", rp.status, rp.body)
-	}
-	st.do("/lost", holdfast.ReadOnly, func(s *holdfast.Session) any { return s.Lost().Kind })
-	b.want("/lost", "restarted")
-	if rp := b.get("/Exclusive/hit"); rp.body != "1" || rp.sessionCookie() == nil {
-		t.Errorf("%d %q, cookie %v, want a new session", rp.status, rp.body, rp.sessionCookie())
+	for _, w := range ways {
+		t.Run(w.name, func(t *testing.T) {
+			t.Parallel()
+			st, b, server := outageShop(t, w, holdfast.Options{})
+			g := newGate()
+			st.do("/slow", holdfast.Exclusive, func(s *holdfast.Session) any {
+				hits.Update(s, increment)
+				g.pass()
+				return "saved"
+			})
+			old := b.id()
+			slow := b.begin("/slow")
+			g.await(t)
+			server.kill()
+			for _, path := range []string{"/hits", "/Merge/hit"} {
+				rp := b.get(path)
+				wantBusy(t, rp)
+				if rp.told != nil || b.id() != old {
+					t.Errorf("%s: while there was no server the visitor was told the ID %q", path, b.id())
+				}
+			}
+			run(t, "stateserver", programConfig{Addr: server.addr})
+			g.open()
+			if rp := receive(t, slow); rp.status != 409 || rp.told != nil {
+				t.Errorf("%d %q, want 409: the session has ended", rp.status, rp.body)
+			}
+			st.do("/lost", holdfast.ReadOnly, func(s *holdfast.Session) any { return s.Lost().Kind })
+			b.want("/lost", "restarted")
+			if rp := b.get("/Exclusive/hit"); rp.body != "1" || rp.told == nil || b.id() == old {
+				t.Errorf("%d %q, ID %q, want a new session", rp.status, rp.body, b.id())
+			}
+		})
 	}
 }
 

@@ -127,7 +127,7 @@ func testNothingLost(t *testing.T, a holdfast.Access, unsure int, browsers ...*b
 var changing = []holdfast.Access{holdfast.Exclusive, holdfast.Merge}
 
 func TestNothingIsLostInFiftyParallelRequests(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		for _, a := range changing {
 			t.Run(a.String(), func(t *testing.T) {
 				st := newShop(t, md, nil)
@@ -159,7 +159,7 @@ func forSeeds(t *testing.T, test func(t *testing.T, a holdfast.Access, seed uint
 var unsureWhileRepliesAreLost = map[holdfast.Access]int{holdfast.Exclusive: 0, holdfast.Merge: 5}
 
 func TestNothingIsLostWhileRepliesAre(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		forSeeds(t, func(t *testing.T, a holdfast.Access, seed uint64) {
 			st := newShop(t, md, nil)
 			st.Handle("/", application(st.m))
@@ -174,7 +174,7 @@ func TestNothingIsLostWhileRepliesAre(t *testing.T) {
 // With calls refused too, some requests are answered with 503. Those that are not
 // are counted, those that are are not, unless nobody can know.
 func TestCounterEqualsWhatWasAcknowledged(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		forSeeds(t, func(t *testing.T, a holdfast.Access, seed uint64) {
 			st := newShop(t, md, nil)
 			st.Handle("/", application(st.m))
@@ -347,7 +347,7 @@ func TestUpdateRunsOncePerWrite(t *testing.T) {
 }
 
 func TestExclusiveRequestsTakeTurns(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		st := newShop(t, md, nil)
 		other := st.sibling(nil) // has a queue of its own
 		var inside sync.Mutex

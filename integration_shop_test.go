@@ -28,6 +28,7 @@ type mode struct {
 	name   string
 	remote bool // in another process
 	open   func(t testing.TB) store.Store
+	way    way // how the session ID travels
 }
 
 var modes = []mode{
@@ -35,8 +36,8 @@ var modes = []mode{
 		s := inproc.New(nil)
 		t.Cleanup(func() { s.Close() })
 		return s
-	}},
-	{"StateServer", true, func(t testing.TB) store.Store { return dial(t, sharedServer.addr(t)) }},
+	}, cookies},
+	{"StateServer", true, func(t testing.TB) store.Store { return dial(t, sharedServer.addr(t)) }, cookies},
 }
 
 var inProc, stateServer = modes[0], modes[1]
@@ -80,6 +81,7 @@ type shop struct {
 	*http.ServeMux
 	t      testing.TB
 	mode   mode
+	way    way // of its visitors
 	m      *holdfast.Manager
 	app    string
 	store  store.Store       // not by way of faults
@@ -96,7 +98,7 @@ var applications atomic.Int64
 // newShop returns a shop in mode md, without pages.
 func newShop(t testing.TB, md mode, o *holdfast.Options) *shop {
 	t.Helper()
-	st := openShop(t, md.open(t), o)
+	st := openShop(t, md.open(t), md.way.with(o))
 	st.mode = md
 	return st
 }
@@ -115,7 +117,7 @@ func (st *shop) sibling(o *holdfast.Options) *shop {
 		own = *o
 	}
 	own.App = st.app
-	return openShop(st.t, s, &own)
+	return openShop(st.t, s, st.mode.way.with(&own))
 }
 
 // openShop returns a shop over a store.
@@ -157,7 +159,7 @@ func buildShop(t testing.TB, s store.Store, o *holdfast.Options) *shop {
 	if own.App == "" {
 		own.App = fmt.Sprintf("/%s/%d", t.Name(), applications.Add(1))
 	}
-	st := &shop{ServeMux: http.NewServeMux(), t: t, app: own.App, store: s, faults: new(storetest.Faults), errs: new(errorList)}
+	st := &shop{ServeMux: http.NewServeMux(), t: t, app: own.App, store: s, faults: new(storetest.Faults), errs: new(errorList), way: wayOf(own.Identity)}
 	st.faults.Rule = func(c storetest.Call) storetest.Fault {
 		st.last.Store(&c.ID)
 		if rule := st.rule.Load(); rule != nil {
@@ -169,6 +171,7 @@ func buildShop(t testing.TB, s store.Store, o *holdfast.Options) *shop {
 		own.OnError = st.errs.add
 	}
 	st.m = holdfast.New(st.faults.Wrap(s), &own)
+	st.HandleFunc("/said", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.FormValue("text")) })
 	return st
 }
 
@@ -210,6 +213,22 @@ func (st *shop) do(path string, a holdfast.Access, h func(s *holdfast.Session) a
 	})
 }
 
+// moves adds a page like that of do, whose response may give the session another ID:
+// where that is part of the URL, it takes a redirect.
+func (st *shop) moves(path string, a holdfast.Access, h func(s *holdfast.Session) any) {
+	if !st.way.urls {
+		st.do(path, a, h)
+		return
+	}
+	st.page(path, a, func(w http.ResponseWriter, r *http.Request, s *holdfast.Session) {
+		text := ""
+		if v := h(s); v != nil {
+			text = fmt.Sprint(v)
+		}
+		http.Redirect(w, r, "/said?"+url.Values{"text": {text}}.Encode(), http.StatusSeeOther)
+	})
+}
+
 // An errorList is an Options.OnError that remembers.
 type errorList struct {
 	mu  sync.Mutex
@@ -245,7 +264,8 @@ type answer struct {
 	status int
 	header http.Header
 	body   string
-	err    error // there was none, or not all of it
+	told   *string // what it said of the client's session ID, if anything; "": that it has none any more
+	err    error   // there was none, or not all of it
 }
 
 // sessionCookie is what the reply does to the session's cookie: nil if nothing.
@@ -258,12 +278,15 @@ func (rp *answer) sessionCookie() *http.Cookie {
 	return nil
 }
 
-// A browser visits a site and keeps its cookies. It may make several requests at a
-// time.
+// A browser visits a site and keeps its session ID, in a cookie or in whatever other
+// way. It may make several requests at a time.
 type browser struct {
 	t      testing.TB
 	client http.Client
 	base   *url.URL
+	way    way
+	mu     sync.Mutex
+	held   string // its session ID, if that is in no cookie
 }
 
 func newBrowser(t testing.TB, to http.RoundTripper, base string) *browser {
@@ -272,7 +295,7 @@ func newBrowser(t testing.TB, to http.RoundTripper, base string) *browser {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &browser{t: t, base: u}
+	b := &browser{t: t, base: u, way: cookies}
 	b.client.Transport = to
 	b.client.Jar, _ = cookiejar.New(nil)
 	b.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
@@ -281,23 +304,37 @@ func newBrowser(t testing.TB, to http.RoundTripper, base string) *browser {
 
 func (st *shop) browser() *browser {
 	st.t.Helper()
-	return newBrowser(st.t, st.to, st.url)
+	b := newBrowser(st.t, st.to, st.url)
+	b.way = st.way
+	return b
 }
 
-// withID returns another browser that has the session cookie id: a copy of one in
+// withID returns another browser that has the session ID id: a copy of one in
 // another's hands.
 func (b *browser) withID(id string) *browser {
 	c := newBrowser(b.t, b.client.Transport, b.base.String())
+	c.way = b.way
 	c.setID(id)
 	return c
 }
 
 func (b *browser) setID(id string) {
+	if b.way.identity != nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.held = id
+		return
+	}
 	b.client.Jar.SetCookies(b.base, []*http.Cookie{{Name: "session", Value: id, Path: "/"}})
 }
 
 // id returns the session ID that the browser has, or "".
 func (b *browser) id() string {
+	if b.way.identity != nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.held
+	}
 	for _, c := range b.client.Jar.Cookies(b.base) {
 		if c.Name == "session" {
 			return c.Value
@@ -308,20 +345,52 @@ func (b *browser) id() string {
 
 // fetch makes a request. The request's header may be changed by edit, if not nil.
 func (b *browser) fetch(ctx context.Context, path string, edit func(http.Header)) *answer {
-	r, err := http.NewRequestWithContext(ctx, "GET", b.base.String()+path, nil)
-	if err != nil {
-		return &answer{err: err}
+	return b.send(ctx, "GET", path, "", edit)
+}
+
+// send makes a request, with a form if that is not empty. Where the ID is part of the
+// URL it goes where it is sent on to.
+func (b *browser) send(ctx context.Context, method, path, form string, edit func(http.Header)) *answer {
+	var told *string
+	if id := b.id(); b.way.urls && id != "" {
+		path = "/(S(" + id + "))" + path
 	}
-	if edit != nil {
-		edit(r.Header)
+	for range 8 {
+		r, err := http.NewRequestWithContext(ctx, method, b.base.String()+path, strings.NewReader(form))
+		if err != nil {
+			return &answer{err: err}
+		}
+		if form != "" {
+			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		}
+		if id := b.id(); b.way.carry != nil && id != "" {
+			b.way.carry(r.Header, id)
+		}
+		if edit != nil {
+			edit(r.Header)
+		}
+		resp, err := b.client.Do(r)
+		if err != nil {
+			return &answer{err: err, told: told}
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if id := b.way.learn(resp); id != nil {
+			told = id
+			if b.way.identity != nil {
+				b.setID(*id)
+			}
+		}
+		to := resp.Header.Get("Location")
+		if !b.way.urls || !strings.HasPrefix(to, "/") || strings.HasPrefix(to, "//") || strings.HasPrefix(to, `/\`) {
+			return &answer{resp.StatusCode, resp.Header, string(body), told, err}
+		}
+		path = to
+		if resp.StatusCode != http.StatusTemporaryRedirect {
+			method, form = "GET", ""
+		}
 	}
-	resp, err := b.client.Do(r)
-	if err != nil {
-		return &answer{err: err}
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	return &answer{resp.StatusCode, resp.Header, string(body), err}
+	return &answer{err: errors.New("sent in circles"), told: told}
 }
 
 // patience is how long a request may take before the test takes it for stuck.
@@ -379,7 +448,9 @@ func (d directly) RoundTrip(r *http.Request) (resp *http.Response, err error) {
 		}
 	}()
 	d.h.ServeHTTP(w, in)
-	return w.Result(), nil
+	resp = w.Result()
+	resp.Request = r
+	return resp, nil
 }
 
 // A gate is where a handler waits for the test.

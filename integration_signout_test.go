@@ -52,7 +52,7 @@ func (st *shop) inFlight(a holdfast.Access) *gate {
 }
 
 func TestSignOutStaysOutOfEveryRequestInFlight(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		for _, a := range accesses {
 			for _, out := range accesses[1:] {
 				t.Run(fmt.Sprintf("%v while %v signs out", a, out), func(t *testing.T) {
@@ -83,14 +83,16 @@ func TestSignOutStaysOutOfEveryRequestInFlight(t *testing.T) {
 					if done.status != 200 || done.body != "" {
 						t.Errorf("the sign-out: %d %q", done.status, done.body)
 					}
-					if c := rp.sessionCookie(); c != nil {
-						t.Errorf("the request in flight sent the cookie %v", c)
+					if rp.told != nil {
+						t.Errorf("the request in flight was told the ID %q", *rp.told)
 					}
-					if c := done.sessionCookie(); c == nil || c.MaxAge >= 0 || c.Value != "" {
-						t.Errorf("the sign-out sent the cookie %v", c)
-					}
-					if id := b.id(); id != "" {
-						t.Errorf("the browser still has the ID %q", id)
+					if !st.way.urls { // that of the page that he sees stays as it is
+						if done.told == nil || *done.told != "" {
+							t.Errorf("the sign-out did not take the ID away: %v", done.header)
+						}
+						if id := b.id(); id != "" {
+							t.Errorf("the browser still has the ID %q", id)
+						}
 					}
 					b.withID(old).want("/who", "")
 				})
@@ -99,10 +101,10 @@ func TestSignOutStaysOutOfEveryRequestInFlight(t *testing.T) {
 	})
 }
 
-// A request that arrives with the old cookie after the sign-out gets a session of
+// A request that arrives with the old ID after the sign-out gets a session of
 // its own, under an ID of its own.
 func TestSignOutThenOldCookieGetsAFreshSession(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		for _, a := range changing {
 			t.Run(a.String(), func(t *testing.T) {
 				st := newShop(t, md, nil)
@@ -128,7 +130,7 @@ func TestSignOutThenOldCookieGetsAFreshSession(t *testing.T) {
 
 // The removal is repeated until there is an answer, and that is a yes.
 func TestSignOutWhileRepliesAreLost(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		for name, rule := range map[string]func(storetest.Call) storetest.Fault{
 			"reply lost": storetest.Nth("Remove", 1, storetest.LoseReply),
 			"refused":    storetest.Nth("Remove", 1, storetest.Refuse),
@@ -150,12 +152,12 @@ func TestSignOutWhileRepliesAreLost(t *testing.T) {
 // After Abandon the same request may begin another session; nothing of the old one
 // is in it.
 func TestAbandonGoesOnWithANewSession(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		for _, a := range changing {
 			t.Run(a.String(), func(t *testing.T) {
 				st := newShop(t, md, nil)
 				st.signInPages(a)
-				st.do("/again", a, func(s *holdfast.Session) any {
+				st.moves("/again", a, func(s *holdfast.Session) any {
 					note.Set(s, "lost with the old one")
 					err := s.Abandon()
 					before := fmt.Sprint(err, s.Len(), s.IsNew(), s.ID() == "", user.Get(s), note.Get(s))
@@ -181,7 +183,7 @@ func TestAbandonGoesOnWithANewSession(t *testing.T) {
 
 // A sign-out that fails says so, and is not taken for one.
 func TestAbandonThatFailsIsAnError(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		st := newShop(t, md, &holdfast.Options{StoreTimeout: 100 * time.Millisecond})
 		st.signInPages(holdfast.Exclusive)
 		b := st.browser()
@@ -189,7 +191,7 @@ func TestAbandonThatFailsIsAnError(t *testing.T) {
 		st.fail(refuse("Remove"))
 		b.wantStatus("/out", 503)
 		if b.id() == "" {
-			t.Error("the cookie was taken away although the session is still there")
+			t.Error("the ID was taken away although the session is still there")
 		}
 		if !st.errs.has(store.ErrUnavailable) {
 			t.Error("the hook did not hear of it")
@@ -199,7 +201,7 @@ func TestAbandonThatFailsIsAnError(t *testing.T) {
 }
 
 func TestClientChosenIDIsNeverAdopted(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		for _, a := range changing {
 			t.Run(a.String(), func(t *testing.T) {
 				st := newShop(t, md, nil)
@@ -213,7 +215,7 @@ func TestClientChosenIDIsNeverAdopted(t *testing.T) {
 				b.setID(chosen)
 				b.want("/who", "")
 				if b.id() != chosen {
-					t.Errorf("a request that stored nothing changed the cookie to %q", b.id())
+					t.Errorf("a request that stored nothing changed the ID to %q", b.id())
 				}
 				b.want("/hit", "1")
 				if b.id() == chosen {
@@ -235,7 +237,7 @@ func fixationShop(t *testing.T, md mode, a holdfast.Access) (st *shop, visitor, 
 		note.Set(s, "basket")
 		return nil
 	})
-	st.do("/in", a, func(s *holdfast.Session) any {
+	st.moves("/in", a, func(s *holdfast.Session) any {
 		s.RegenerateID()
 		user.Set(s, "alice")
 		return nil
@@ -249,22 +251,22 @@ func fixationShop(t *testing.T, md mode, a holdfast.Access) (st *shop, visitor, 
 }
 
 func TestFixationAnIDKnownBeforeSignInIsWorthNothing(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		for _, a := range changing {
 			t.Run(a.String(), func(t *testing.T) {
 				st, visitor, attacker := fixationShop(t, md, a)
 				visitor.want("/who", " basket false unknown")
 				rp := visitor.wantStatus("/in", 200)
-				if c := rp.sessionCookie(); c == nil || c.Value == attacker.id() {
-					t.Errorf("the sign-in sent the cookie %v", c)
+				if rp.told == nil && !st.way.urls || visitor.id() == attacker.id() {
+					t.Errorf("after the sign-in the visitor has the ID %q, the attacker %q", visitor.id(), attacker.id())
 				}
 				visitor.want("/who", "alice basket false unknown")
 				attacker.want("/who", "  true regenerated")
 
-				// What he sends afterwards changes nothing and takes no cookie away.
+				// What he sends afterwards changes nothing and takes no ID away.
 				rp = attacker.wantStatus("/in", 409)
-				if c := rp.sessionCookie(); c != nil {
-					t.Errorf("a request with the dead ID was sent the cookie %v", c)
+				if rp.told != nil && (!st.way.urls || *rp.told == visitor.id()) {
+					t.Errorf("a request with the dead ID was told the ID %q", *rp.told)
 				}
 				if !st.errs.has(holdfast.ErrEnded) {
 					t.Error("the hook did not hear that the session has ended")
@@ -290,7 +292,7 @@ func TestFixationAnUnknownCookieDoesNotHideTheDeadOne(t *testing.T) {
 }
 
 func TestFixationARequestInFlightIsWorthNothingEither(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		for _, a := range accesses {
 			for _, in := range changing {
 				if a == holdfast.Exclusive {
@@ -307,8 +309,8 @@ func TestFixationARequestInFlightIsWorthNothingEither(t *testing.T) {
 					if want := map[bool]int{true: 409, false: 200}[a > holdfast.ReadOnly]; rp.status != want || rp.body == "alice" {
 						t.Errorf("the request in flight: %d %q, want %d", rp.status, rp.body, want)
 					}
-					if c := rp.sessionCookie(); c != nil {
-						t.Errorf("the request in flight was sent the cookie %v", c)
+					if rp.told != nil {
+						t.Errorf("the request in flight was told the ID %q", *rp.told)
 					}
 					visitor.want("/who", "alice basket false unknown")
 				})
@@ -318,10 +320,10 @@ func TestFixationARequestInFlightIsWorthNothingEither(t *testing.T) {
 }
 
 func TestFixationARequestThatWaitedForTheSignIn(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		st, visitor, attacker := fixationShop(t, md, holdfast.Exclusive)
 		g := newGate()
-		st.do("/slowIn", holdfast.Exclusive, func(s *holdfast.Session) any {
+		st.moves("/slowIn", holdfast.Exclusive, func(s *holdfast.Session) any {
 			s.RegenerateID()
 			user.Set(s, "alice")
 			g.pass()
@@ -339,15 +341,16 @@ func TestFixationARequestThatWaitedForTheSignIn(t *testing.T) {
 		if rp := receive(t, in); rp.status != 200 {
 			t.Errorf("the sign-in: %d %q", rp.status, rp.body)
 		}
-		if rp := receive(t, write); rp.status != 409 || rp.sessionCookie() != nil {
-			t.Errorf("the request that waited: %d %q, cookie %v, want 409 and none", rp.status, rp.body, rp.sessionCookie())
+		rp := receive(t, write)
+		if rp.status != 409 || rp.told != nil && (!st.way.urls || *rp.told == visitor.id()) {
+			t.Errorf("the request that waited: %d %q, %v, want 409 and no ID", rp.status, rp.body, rp.header)
 		}
 		visitor.want("/who", "alice basket false unknown")
 	})
 }
 
 func TestRegenerateWhileRepliesAreLost(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		for _, method := range []string{"Create", "Remove", "Lock"} {
 			for _, a := range changing {
 				t.Run(fmt.Sprint(method, a), func(t *testing.T) {
@@ -365,10 +368,10 @@ func TestRegenerateWhileRepliesAreLost(t *testing.T) {
 // The new session must not live where the old one could not be ended: the response
 // says that nothing happened.
 func TestRegenerateThatFailsChangesNothing(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		st := newShop(t, md, &holdfast.Options{StoreTimeout: 100 * time.Millisecond})
 		st.do("/begin", holdfast.Exclusive, func(s *holdfast.Session) any { note.Set(s, "basket"); return nil })
-		st.do("/in", holdfast.Exclusive, func(s *holdfast.Session) any {
+		st.moves("/in", holdfast.Exclusive, func(s *holdfast.Session) any {
 			s.RegenerateID()
 			user.Set(s, "alice")
 			return nil
@@ -380,7 +383,7 @@ func TestRegenerateThatFailsChangesNothing(t *testing.T) {
 		for _, method := range []string{"Create", "Remove"} {
 			st.fail(refuse(method))
 			rp := b.wantStatus("/in", 503)
-			if rp.sessionCookie() != nil || b.id() != old {
+			if rp.told != nil || b.id() != old {
 				t.Errorf("%s refused: the ID was %q and is %q", method, old, b.id())
 			}
 			st.fail(nil)
@@ -390,7 +393,7 @@ func TestRegenerateThatFailsChangesNothing(t *testing.T) {
 }
 
 func TestCreatedIsCarriedThroughRegenerateID(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		for _, a := range changing {
 			t.Run(a.String(), func(t *testing.T) {
 				st, visitor, _ := fixationShop(t, md, a)

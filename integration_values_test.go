@@ -147,7 +147,7 @@ func TestMutationIsSavedWithoutSet(t *testing.T) {
 
 // MutationRolledBackOnPanic, and what else discards a request whole.
 func TestFailedRequestIsDiscardedWhole(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		for _, a := range changing {
 			t.Run(a.String(), func(t *testing.T) {
 				st := newShop(t, md, nil)
@@ -198,8 +198,8 @@ func TestFailedRequestIsDiscardedWhole(t *testing.T) {
 					t.Errorf("a panic was answered with %d", rp.status)
 				}
 				b.want("/show", "map[a:1] 1")
-				if rp := b.wantStatus("/500", 500); rp.body != "own words" || rp.sessionCookie() != nil {
-					t.Errorf("the handler's own page: %q, cookie %v", rp.body, rp.sessionCookie())
+				if rp := b.wantStatus("/500", 500); rp.body != "own words" || rp.told != nil {
+					t.Errorf("the handler's own page: %q, %v", rp.body, rp.header)
 				}
 				b.want("/show", "map[a:1] 1")
 				b.wantStatus("/discard", 200)
@@ -219,7 +219,7 @@ func TestFailedRequestIsDiscardedWhole(t *testing.T) {
 }
 
 func TestSaveKeepsTheLock(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		for _, what := range []string{"a new session", "an old session"} {
 			t.Run(what, func(t *testing.T) {
 				st := newShop(t, md, nil)
@@ -260,7 +260,7 @@ func TestSaveKeepsTheLock(t *testing.T) {
 }
 
 func TestSaveThatFailsIsAnError(t *testing.T) {
-	inEveryMode(t, func(t *testing.T, md mode) {
+	byEveryIdentity(t, func(t *testing.T, md mode) {
 		st := newShop(t, md, &holdfast.Options{StoreTimeout: 100 * time.Millisecond})
 		st.Handle("/", application(st.m))
 		st.page("/save", holdfast.Exclusive, func(w http.ResponseWriter, r *http.Request, s *holdfast.Session) {
@@ -447,7 +447,7 @@ func TestGoroutinesOfOneHandler(t *testing.T) {
 func TestSessionIDsAreNeverLogged(t *testing.T) {
 	for _, plain := range []bool{false, true} {
 		t.Run(fmt.Sprint("PlainIDs ", plain), func(t *testing.T) {
-			inEveryMode(t, func(t *testing.T, md mode) {
+			byEveryIdentity(t, func(t *testing.T, md mode) {
 				var log lockedBuffer
 				st := newShop(t, md, &holdfast.Options{
 					PlainIDs: plain, LockTimeout: time.Second, LockWait: 50 * time.Millisecond, StoreTimeout: 50 * time.Millisecond,
@@ -457,7 +457,7 @@ func TestSessionIDsAreNeverLogged(t *testing.T) {
 				st.Handle("/", application(st.m))
 				st.HandleFunc("/keep", func(http.ResponseWriter, *http.Request) {})
 				st.do("/500", holdfast.ReadOnly, func(s *holdfast.Session) any { hits.Set(s, 1); return nil })
-				st.do("/regenerate", holdfast.Exclusive, func(s *holdfast.Session) any { s.RegenerateID(); return nil })
+				st.moves("/regenerate", holdfast.Exclusive, func(s *holdfast.Session) any { s.RegenerateID(); return nil })
 				var ids []string
 				var logID string
 				st.do("/logID", holdfast.ReadOnly, func(s *holdfast.Session) any { logID = s.LogID(); return logID })

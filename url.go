@@ -25,7 +25,8 @@ import (
 type urlSegment struct {
 	id    string
 	lost  store.Reason
-	tries int // redirects in a row that led to no session
+	tries int   // redirects in a row that led to no session
+	at    int64 // when the last of them was, in Unix seconds; 0: long ago
 }
 
 // Cookieless is the Identity of browsers without cookies: the ID is part of every
@@ -78,9 +79,12 @@ func (s *Session) Link(link string) string {
 // prepare makes an empty session, that lives for a minute, for the client to be
 // sent on to.
 func (s *Session) prepare(ctx context.Context, lost store.Reason, presented bool) error {
-	next := urlSegment{lost: lost}
+	next := urlSegment{lost: lost, at: time.Now().Unix()}
 	if presented {
-		next.tries = s.segment.tries + 1
+		next.tries = 1
+		if between := next.at - s.segment.at; -redirectsInARow < between && between < redirectsInARow {
+			next.tries += s.segment.tries
+		}
 	}
 	if next.tries > maxRedirects {
 		return errRedirectLoop
@@ -110,11 +114,16 @@ func (s *Session) redirect() {
 }
 
 // relocate puts the ID into a redirect of the handler's, and sees to it that no other
-// site is told of it. Called with mu held.
-func (s *Session) relocate(h http.Header) {
+// site is told of it.
+func relocate(h http.Header, id string) {
 	if to := h.Get("Location"); to != "" {
-		h.Set("Location", relink(to, s.id))
+		h.Set("Location", relink(to, id))
 	}
+	keepReferrer(h)
+}
+
+// keepReferrer has the browser tell no other site the URL of this response.
+func keepReferrer(h http.Header) {
 	if h.Get("Referrer-Policy") == "" {
 		h.Set("Referrer-Policy", "same-origin")
 	}
@@ -128,6 +137,10 @@ func canMove(status int, h http.Header) bool {
 // maxRedirects is how often a visitor is sent on to a new session in a row. More
 // can only mean that sessions do not stay where they are put.
 const maxRedirects = 3
+
+// redirectsInARow is how many seconds may lie between them. A visitor who loads a page
+// again whose session has ended meanwhile is not sent in circles.
+const redirectsInARow = 30
 
 // cutSegment returns path without its segment: the last one of that form.
 func cutSegment(path string) (rest string, seg urlSegment, ok bool) {
@@ -151,7 +164,7 @@ func cutSegment(path string) (rest string, seg urlSegment, ok bool) {
 		case 'S':
 			seg.id = v
 		case 'L':
-			seg.lost, seg.tries = parseLoss(v)
+			seg.lost, seg.tries, seg.at = parseLoss(v)
 		}
 		values = values[length+1:]
 		ok = true
@@ -169,21 +182,22 @@ func cutSegment(path string) (rest string, seg urlSegment, ok bool) {
 // withSegment returns path, which begins with a slash, with a segment for id.
 func withSegment(path, id string) string { return "/(S(" + id + "))" + path }
 
-func parseLoss(s string) (why store.Reason, tries int) {
+func parseLoss(s string) (why store.Reason, tries int, at int64) {
 	parts := strings.Split(s, ".")
-	if len(parts) != 3 {
-		return store.Reason{}, 0
+	if len(parts) != 4 {
+		return store.Reason{}, 0, 0
 	}
 	seconds, err1 := strconv.ParseUint(parts[1], 10, 31)
 	n, err2 := strconv.ParseUint(parts[2], 10, 8)
-	if err1 != nil || err2 != nil {
-		return store.Reason{}, 0
+	at, err3 := strconv.ParseInt(parts[3], 10, 64)
+	if err1 != nil || err2 != nil || err3 != nil || at < 0 {
+		return store.Reason{}, 0, 0
 	}
-	return store.Reason{Kind: store.ParseKind(parts[0]), Age: time.Duration(seconds) * time.Second}, int(n)
+	return store.Reason{Kind: store.ParseKind(parts[0]), Age: time.Duration(seconds) * time.Second}, int(n), at
 }
 
 func (seg urlSegment) loss() string {
-	return "L(" + seg.lost.Kind.String() + "." + strconv.FormatInt(int64(seg.lost.Age/time.Second), 10) + "." + strconv.Itoa(seg.tries) + ")"
+	return "L(" + seg.lost.Kind.String() + "." + strconv.FormatInt(int64(seg.lost.Age/time.Second), 10) + "." + strconv.Itoa(seg.tries) + "." + strconv.FormatInt(seg.at, 10) + ")"
 }
 
 // cutRequest returns r as the handler sees it, without the segment in its path.

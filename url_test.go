@@ -60,11 +60,11 @@ func TestRelink(t *testing.T) {
 func TestRedirectTellsOfTheLoss(t *testing.T) {
 	r := httptest.NewRequest("GET", "/(S("+idB+"))/a%2Fb%20c?x=%2F", nil)
 	why := store.Reason{Kind: store.Expired, Age: 90 * time.Second}
-	to := redirectTo(r, urlSegment{id: idA, lost: why, tries: 1})
-	if want := "/(L(expired.90.1)S(" + idA + "))/a%2Fb%20c?x=%2F"; to != want {
+	to := redirectTo(r, urlSegment{id: idA, lost: why, tries: 1, at: 1800000000})
+	if want := "/(L(expired.90.1.1800000000)S(" + idA + "))/a%2Fb%20c?x=%2F"; to != want {
 		t.Errorf("redirectTo = %q, want %q", to, want)
 	}
-	if _, seg, _ := cutSegment(strings.TrimSuffix(to, "?x=%2F")); seg.lost != why || seg.tries != 1 || seg.id != idA {
+	if _, seg, _ := cutSegment(strings.TrimSuffix(to, "?x=%2F")); seg.lost != why || seg.tries != 1 || seg.at != 1800000000 || seg.id != idA {
 		t.Errorf("read back as %+v", seg)
 	}
 }
@@ -72,7 +72,7 @@ func TestRedirectTellsOfTheLoss(t *testing.T) {
 func FuzzCutSegment(f *testing.F) {
 	f.Add("/(S(" + idA + "))/page.aspx")
 	f.Add("/app/(X(1)A(x)F(t)S(" + idA + "))/page.aspx")
-	f.Add("/(L(expired.90.1)S(" + idA + "))")
+	f.Add("/(L(expired.90.1.1800000000)S(" + idA + "))")
 	f.Add("/(((((())/)/)")
 	f.Fuzz(func(t *testing.T, path string) {
 		rest, seg, ok := cutSegment(path)
