@@ -79,10 +79,18 @@ func (s *Session) needsCookie() bool {
 	switch {
 	case s.m.off:
 		return false
-	case s.sayID || s.newID:
+	case s.sayID:
 		return true
+	case s.isBlank():
+		return false
 	}
-	return !s.stored && s.hasValues()
+	return s.newID || !s.stored
+}
+
+// isBlank reports whether the session has yet to begin, which it does with its first
+// value: not with a timeout, a subject or a new ID. Called with io and mu held.
+func (s *Session) isBlank() bool {
+	return (!s.stored || s.rec.Flags&store.Uninitialized != 0) && !s.hasValues()
 }
 
 // hasValues reports whether anything is in the session. Called with mu held.
@@ -182,10 +190,18 @@ func (s *Session) commit(ctx context.Context, how ending) error {
 	if err != nil {
 		return err
 	}
-	if !s.stored {
+	s.mu.Lock()
+	blank := s.isBlank()
+	s.mu.Unlock()
+	switch {
+	case blank:
+		if how != keepLock {
+			s.unlock(how == atEnd)
+		}
+		return nil
+	case !s.stored:
 		return s.create(ctx, how)
-	}
-	if s.rec.Flags&store.Uninitialized != 0 && !ch.isEmpty() {
+	case s.rec.Flags&store.Uninitialized != 0:
 		if ch, err = s.begin(); err != nil {
 			return err
 		}
@@ -214,15 +230,9 @@ func (s *Session) commit(ctx context.Context, how ending) error {
 	return s.merge(ctx, &ch, it)
 }
 
-// create stores a new session, if anything was put in.
+// create stores a new session.
 func (s *Session) create(ctx context.Context, how ending) error {
 	m := s.m
-	s.mu.Lock()
-	empty := !s.hasValues()
-	s.mu.Unlock()
-	if empty {
-		return nil
-	}
 	if s.w.left() {
 		return ErrHeadersSent
 	}

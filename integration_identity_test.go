@@ -21,7 +21,7 @@ type way struct {
 	name     string
 	identity holdfast.Identity // nil: a cookie
 	ids      holdfast.IDs
-	carry    func(h http.Header, id string)    // puts the client's ID into a request
+	carry    func(r *http.Request, id string)  // puts the client's ID into a request
 	learn    func(resp *http.Response) *string // what a response says of the client's ID; nil: nothing
 	urls     bool                              // the ID is part of every URL
 }
@@ -36,7 +36,7 @@ var (
 		return nil
 	}}
 	header = way{name: "header", identity: holdfast.Header("X-Session"),
-		carry: func(h http.Header, id string) { h.Set("X-Session", id) },
+		carry: func(r *http.Request, id string) { r.Header.Set("X-Session", id) },
 		learn: learnFrom("X-Session"),
 	}
 	cookieless = way{name: "cookieless", identity: holdfast.Cookieless(), urls: true, learn: func(resp *http.Response) *string {
@@ -46,7 +46,7 @@ var (
 		return nil
 	}}
 	own = way{name: "own", identity: bearer{},
-		carry: func(h http.Header, id string) { h.Set("Authorization", "Bearer "+id) },
+		carry: func(r *http.Request, id string) { r.Header.Set("Authorization", "Bearer "+id) },
 		learn: learnFrom("Session-Token"),
 	}
 	hexIDs = way{name: "hex IDs", learn: cookies.learn, ids: holdfast.IDs{
@@ -57,7 +57,11 @@ var (
 		},
 		Parse: func(s string) (string, bool) { return s, hexID.MatchString(s) },
 	}}
-	ways = []way{cookies, header, cookieless, own, hexIDs}
+	query = way{name: "query", identity: parameter{},
+		carry: func(r *http.Request, id string) { r.URL.RawQuery += "&sid=" + id },
+		learn: learnFrom("Session-Token"),
+	}
+	ways = []way{cookies, header, cookieless, own, query, hexIDs}
 )
 
 var (
@@ -95,6 +99,16 @@ func (bearer) Read(r *http.Request) []string {
 func (bearer) Write(h http.Header, _ *http.Request, id string) { h.Set("Session-Token", id) }
 
 func (bearer) Vary() string { return "Authorization" }
+
+// parameter is the Identity of an application whose clients send the ID in the query,
+// which is a part of the URL: caches need not be told of it.
+type parameter struct{}
+
+func (parameter) Read(r *http.Request) []string { return r.URL.Query()["sid"] }
+
+func (parameter) Write(h http.Header, _ *http.Request, id string) { h.Set("Session-Token", id) }
+
+func (parameter) Vary() string { return "" }
 
 // wayOf returns the way of an Identity's clients.
 func wayOf(id holdfast.Identity) way {
@@ -157,7 +171,8 @@ func TestFormsArriveWhole(t *testing.T) {
 		for _, a := range changing {
 			st.page("POST /"+a.String(), a, func(w http.ResponseWriter, r *http.Request, s *holdfast.Session) {
 				note.Set(s, r.PostFormValue("text"))
-				fmt.Fprint(w, r.Method, " ", r.URL, " ", len(note.Get(s)))
+				to, _, _ := strings.Cut(r.URL.String(), "&sid=")
+				fmt.Fprint(w, r.Method, " ", to, " ", len(note.Get(s)))
 			})
 		}
 		st.do("/length", holdfast.ReadOnly, func(s *holdfast.Session) any { return len(note.Get(s)) })
@@ -255,7 +270,12 @@ func TestRedirectsKeepTheSession(t *testing.T) {
 		}
 		b := st.browser()
 		if !st.way.urls {
-			b.client.CheckRedirect = nil
+			b.client.CheckRedirect = func(r *http.Request, _ []*http.Request) error {
+				if st.way.carry != nil {
+					st.way.carry(r, b.id())
+				}
+				return nil
+			}
 		}
 		b.want("/hit", "1")
 		for i, path := range []string{"/untouched", "/disabled", "/dir", "/ReadOnly", "/Merge", "/Exclusive"} {

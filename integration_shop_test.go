@@ -364,7 +364,7 @@ func (b *browser) send(ctx context.Context, method, path, form string, edit func
 			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		}
 		if id := b.id(); b.way.carry != nil && id != "" {
-			b.way.carry(r.Header, id)
+			b.way.carry(r, id)
 		}
 		if edit != nil {
 			edit(r.Header)

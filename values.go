@@ -137,11 +137,6 @@ type changes struct {
 	cells   []cell
 }
 
-// isEmpty reports whether nothing was done.
-func (ch *changes) isEmpty() bool {
-	return len(ch.cells) == 0 && !ch.cleared && !ch.newID && !ch.traits
-}
-
 func (ch *changes) find(name string) *cell {
 	for i := range ch.cells {
 		if c := &ch.cells[i]; c.name == name {
