@@ -195,6 +195,9 @@ func (s *Store) Ended(ctx context.Context, app string, limit int, lease time.Dur
 	}
 	now := s.now()
 	claimed := s.ends.claim(app, limit, now, lease)
+	if s.behind != nil && (len(claimed) == 0 || limit <= 0) {
+		return s.endedBehind(ctx, app, limit, lease)
+	}
 	if len(claimed) == 0 {
 		return nil, nil
 	}
@@ -214,6 +217,12 @@ func (s *Store) Ended(ctx context.Context, app string, limit int, lease time.Dur
 func (s *Store) Ack(ctx context.Context, app string, keys []string) error {
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if s.behind != nil {
+		var err error
+		if keys, err = s.ackBehind(ctx, app, keys); err != nil {
+			return err
+		}
 	}
 	x := &s.ends
 	x.mu.Lock()

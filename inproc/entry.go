@@ -9,6 +9,7 @@ import (
 	"time"
 	"unique"
 
+	"github.com/holdfast-session/holdfast/internal/lockqueue"
 	"github.com/holdfast-session/holdfast/store"
 )
 
@@ -20,10 +21,10 @@ import (
 type entry struct {
 	app      unique.Handle[string]
 	session  string
-	deadline int64  // when it expires, by Store.now
-	hold     *hold  // while it is locked
-	timeout  uint32 // seconds
-	cookie   int32  // the last one issued
+	deadline int64           // when it expires, by Store.now
+	hold     *lockqueue.Hold // while it is locked
+	timeout  uint32          // seconds
+	cookie   int32           // the last one issued
 
 	content  any // a *body, else what Record.Items was
 	version  store.Version
@@ -74,8 +75,8 @@ func (e *entry) read(rec *store.Record, now int64) {
 	rec.Lock = store.Lock{Cookie: e.cookie}
 	rec.Locked, rec.LockAge = false, 0
 	if h := e.hold; h != nil {
-		rec.Lock.Owner = h.owner
-		rec.Locked, rec.LockAge = true, time.Duration(now-h.since)
+		rec.Lock.Owner = h.Owner
+		rec.Locked, rec.LockAge = true, time.Duration(now-h.Since)
 	}
 	rec.Timeout = time.Duration(e.timeout) * time.Second
 	rec.Created = time.Unix(0, e.created).UTC()
@@ -118,16 +119,17 @@ func seconds(d time.Duration) uint32 {
 }
 
 // after is the moment d from now; one that is too far away to be met is none.
-func after(now int64, d time.Duration) int64 { return now + min(int64(d), math.MaxInt64/2) }
+func after(now int64, d time.Duration) int64 { return lockqueue.After(now, d) }
 
 // A shard keeps a part of the sessions.
 type shard struct {
 	mu       sync.Mutex
 	sessions table
-	random   rand.PCG // draws the cookies; to name locks they need not be secret
-	free     []*hold  // to be used again
+	random   rand.PCG       // draws the cookies; to name locks they need not be secret
+	free     lockqueue.Free // to be used again
 	wheel    wheel
-	_        [64]byte // keeps the mutexes of two shards from sharing a cache line
+	dirty    map[*entry]struct{} // to be written to the backing
+	_        [64]byte            // keeps the mutexes of two shards from sharing a cache line
 }
 
 // find returns the session if it is there at this moment, or nil.
@@ -144,7 +146,7 @@ func (s *Store) find(sh *shard, key uint64, id store.ID, now int64) *entry {
 func (s *Store) begin(sh *shard, key uint64, e *entry, now int64) {
 	sh.sessions.put(key, e)
 	e.deadline = after(now, time.Duration(e.timeout)*time.Second)
-	s.arm(sh.wheel.link(e, now), now)
+	s.sweeper.Arm(sh.wheel.link(e, now), now)
 }
 
 // end is the one place where a session ends, for whatever reason: why.Age ago.
@@ -156,16 +158,17 @@ func (s *Store) end(sh *shard, key uint64, e *entry, why store.Reason, now int64
 		s.subjects.remove(e)
 	}
 	if h := e.hold; h != nil {
-		for _, w := range h.waiting {
-			w.done(&store.NotFoundError{Reason: why})
-		}
+		h.End(&store.NotFoundError{Reason: why})
 		e.hold = nil
-		sh.freeHold(h)
+		sh.free.Put(h)
+	}
+	if s.behind != nil {
+		s.gone(sh, e, why)
 	}
 	s.ends.add(e, why, now) // e never changes from here on
 	s.bytes.Add(-e.cost())
 	if s.count.Add(-1) == 0 {
-		s.rest()
+		s.sweeper.Rest()
 	}
 }
 
@@ -174,7 +177,7 @@ func (s *Store) end(sh *shard, key uint64, e *entry, why store.Reason, now int64
 func (s *Store) restart(sh *shard, e *entry, now int64) {
 	d := after(now, time.Duration(e.timeout)*time.Second)
 	if h := e.hold; h != nil {
-		d = max(d, after(h.since, h.stale))
+		d = max(d, after(h.Since, h.Stale))
 	}
 	s.expireAt(sh, e, d, now)
 }
@@ -186,6 +189,6 @@ func (s *Store) expireAt(sh *shard, e *entry, deadline, now int64) {
 	e.deadline = deadline
 	if sooner {
 		sh.wheel.unlink(e)
-		s.arm(sh.wheel.link(e, now), now)
+		s.sweeper.Arm(sh.wheel.link(e, now), now)
 	}
 }

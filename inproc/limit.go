@@ -3,10 +3,9 @@ package inproc
 import (
 	"math"
 	"math/rand/v2"
-	"os"
-	"sync"
 	"sync/atomic"
 
+	"github.com/holdfast-session/holdfast/internal/memlimit"
 	"github.com/holdfast-session/holdfast/store"
 )
 
@@ -120,7 +119,7 @@ func (s *Store) setLimits(o *Options) {
 	all := o.MaxBytes
 	switch {
 	case all == 0:
-		all = defaultMaxBytes()
+		all = memlimit.Process() / 4
 	case all < 0:
 		all = math.MaxInt64
 	}
@@ -215,7 +214,7 @@ func (s *Store) makeRoom(w want) error {
 		return store.ErrTooLarge
 	}
 	for w.sessions > s.limits.sessions-s.count.Load() || w.bytes > limit-s.bytes.Load() {
-		if s.limits.policy == RefuseNew || !s.evict(w.key) {
+		if s.limits.policy == RefuseNew && s.behind == nil || !s.evict(w.key) && !s.evictWritten(w.key) {
 			return store.ErrFull
 		}
 	}
@@ -233,6 +232,10 @@ func (s *Store) makeRoomFrom(sh *shard, w want) error {
 const (
 	evictLooks = 32 // how many sessions are looked at to evict one
 	shardLooks = 4  // in one shard, at least while others have some
+
+	// evictTries is how often another session is looked for, with a backing, where one
+	// that was chosen is being written or read back, perhaps by the same call.
+	evictTries = 64
 )
 
 // A candidate is a session that may be evicted.
@@ -246,7 +249,7 @@ type candidate struct {
 // evict ends the least recently used of the sessions that it looks at, except that of
 // a key, and reports whether there was any that may be ended.
 func (s *Store) evict(except uint64) bool {
-	for {
+	for tries := 0; s.behind == nil || tries < evictTries; tries++ {
 		var oldest candidate
 		first := rand.IntN(shards)
 		for i, looks := 0, 0; i < shards && looks < evictLooks; i++ {
@@ -259,6 +262,7 @@ func (s *Store) evict(except uint64) bool {
 			return true
 		}
 	}
+	return false
 }
 
 // look looks at some sessions of a shard from a random one on, and reports how many.
@@ -273,7 +277,7 @@ func (s *Store) look(sh *shard, except uint64, oldest *candidate) (looks int) {
 	first := rand.IntN(n)
 	for i := 0; i < n && looks < shardLooks; i++ {
 		at := sh.sessions.slots[(first+i)&(n-1)]
-		if at.e == nil || at.e.hold != nil || at.key == except {
+		if at.e == nil || at.e.hold != nil || at.key == except || !s.mayLeave(sh, at) {
 			continue
 		}
 		looks++
@@ -295,17 +299,25 @@ func (e *entry) used(now int64) int64 {
 
 // endUnused ends a candidate, unless it was used meanwhile.
 func (s *Store) endUnused(c candidate) bool {
+	if s.behind != nil {
+		mu := s.behind.stripeOf(c.key)
+		if !mu.TryLock() {
+			return false
+		}
+		defer mu.Unlock()
+	}
 	c.sh.mu.Lock()
 	defer c.sh.mu.Unlock()
 	now := s.now()
-	if c.sh.sessions.get(c.key, c.e.id()) != c.e || c.e.hold != nil || c.e.used(now) != c.used {
+	if c.sh.sessions.get(c.key, c.e.id()) != c.e || c.e.hold != nil || c.e.used(now) != c.used || c.sh.isDirty(c.e) {
 		return false
 	}
-	if e := s.settle(c.sh, c.e, now); e != nil {
+	switch e := s.settle(c.sh, c.e, now); {
+	case e == nil:
+	case s.behind != nil && isKept(e.content):
+		s.pageOut(c.sh, c.key, e)
+	default:
 		s.end(c.sh, c.key, e, store.Reason{Kind: store.Evicted}, now)
 	}
 	return true
 }
-
-// defaultMaxBytes is a quarter of the memory that this process can have.
-var defaultMaxBytes = sync.OnceValue(func() int64 { return memory(os.DirFS("/")) / 4 })

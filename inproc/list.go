@@ -134,6 +134,9 @@ func (s *Store) List(ctx context.Context, q store.Query) (page []store.Listed, n
 	if q.Limit <= 0 {
 		q.Limit = defaultPage
 	}
+	if s.behind != nil {
+		return s.listBehind(ctx, q)
+	}
 	if q.Subject != "" {
 		return s.listSubject(ctx, q)
 	}

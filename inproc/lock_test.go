@@ -126,7 +126,7 @@ func TestWaitEndsAfterItsTime(t *testing.T) {
 		if !c.over() || !errors.As(c.err, &locked) || locked.Lock != held.Lock || locked.Age != 30*time.Second {
 			t.Errorf("Lock: %v, want the holder's lock %+v", c.err, held.Lock)
 		}
-		if _, e := pieces(s, id); len(e.hold.waiting) != 0 {
+		if _, e := pieces(s, id); e.hold.Waiting() != 0 {
 			t.Error("it still stands in line")
 		}
 	})
@@ -165,8 +165,8 @@ func TestGrantMeetsCancel(t *testing.T) {
 					b.cancel()
 				}
 				s.release(sh, e, s.now())
-				if e.hold.owner != 2 {
-					t.Errorf("granted to %d", e.hold.owner)
+				if e.hold.Owner != 2 {
+					t.Errorf("granted to %d", e.hold.Owner)
 				}
 				b.cancel()
 				sh.mu.Unlock()

@@ -23,10 +23,11 @@
 //
 // Mutexes are taken in this order, the later ones briefly and as the last:
 //
-//	shard.mu → sweeper.mu
+//	shard.mu → expiry.Sweeper's
 //	shard.mu → tombstones.mu
 //	shard.mu → subjects.mu
 //	shard.mu → ends.mu
+//	behind.stripe → shard.mu → behind.mu
 //
 // No call has two shards, nor two of those that come after them.
 //
@@ -55,6 +56,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/holdfast-session/holdfast/internal/expiry"
 	"github.com/holdfast-session/holdfast/store"
 )
 
@@ -100,6 +102,26 @@ type Options struct {
 	// session was removed and created again. In this mode Create takes rec's
 	// Lock.Cookie, if it is not zero, for the last one issued.
 	CountCookies bool
+
+	// Backing keeps the sessions besides, so that they are read back from it, by
+	// their ID, after this process has ended. It is typically a logstore; New's caller
+	// opens it, and closes it after this store. No other process may use it meanwhile,
+	// and what is in it is for this package to read. Default nil: none.
+	//
+	// Changes are written behind, so that nobody waits for them; [Store.Close] writes
+	// the rest. A process that dies loses those of the last BackingInterval, and the
+	// locks. Ends are written at once. If the backing fails, changes wait here; when
+	// there are too many, Create and Save fail with [store.ErrUnavailable].
+	//
+	// Where memory is full, the sessions that would be evicted leave it and stay in
+	// the backing, whatever Full says; nothing is evicted. Such a session, and one that
+	// is read back after a restart, may expire up to a minute late. Content that comes as items
+	// is written if these have a method AppendBody([]byte) []byte, which appends what
+	// they are as bytes; otherwise it lives and ends in this process.
+	Backing store.Store
+
+	// BackingInterval is how late changes are written to Backing. Default 1 second.
+	BackingInterval time.Duration
 }
 
 // defaultTombstones covers a timeout of twenty minutes at a hundred ends a second.
@@ -119,12 +141,13 @@ type Store struct {
 	exact  bool // Options.CountCookies
 	app    atomic.Pointer[app]
 	limits limits
+	behind *behind // nil without Options.Backing
 
 	_     [64]byte     // keeps what every call reads from what changes
 	count atomic.Int64 // sessions that are there, or expired and not swept yet
 	bytes atomic.Int64 // what they cost
 
-	sweeper    sweeper
+	sweeper    expiry.Sweeper
 	tombstones tombstones
 	ends       ends
 	subjects   subjects
@@ -143,19 +166,29 @@ func New(o *Options) *Store {
 		o = &Options{}
 	}
 	s := &Store{start: time.Now(), seed: maphash.MakeSeed(), exact: o.CountCookies}
-	s.sweeper.at.Store(never)
+	s.sweeper.Init(s.now, func() bool { return s.count.Load() == 0 }, s.sweepAll)
 	s.setLimits(o)
 	for i := range s.shard {
 		s.shard[i].random.Seed(rand.Uint64(), rand.Uint64())
+	}
+	if s.behind = newBehind(o); s.behind != nil {
+		go s.work()
 	}
 	return s
 }
 
 // Close stops the sweeping for good. Calls that are still under way, and later
-// ones, work as before, but what expires is not given back any more. It returns nil,
-// and may be called again.
+// ones, work as before, but what expires is not given back any more. It may be called
+// again.
+//
+// With a backing, it writes what is still to be written, and returns an error if that
+// fails: then it can be tried again. After it, Create and Save fail with
+// [store.ErrUnavailable]. Without a backing it returns nil.
 func (s *Store) Close() error {
-	s.sweeper.close()
+	s.sweeper.Close()
+	if s.behind != nil {
+		return s.closeBehind()
+	}
 	return nil
 }
 
@@ -196,6 +229,76 @@ func (s *Store) of(key uint64) *shard { return &s.shard[key>>shardShift%shards] 
 
 // Load implements [store.Store].
 func (s *Store) Load(ctx context.Context, id store.ID, rec *store.Record) error {
+	for {
+		err := s.loadHere(ctx, id, rec)
+		if again, err := s.missed(ctx, id, err); !again {
+			return err
+		}
+	}
+}
+
+// Lock implements [store.Store]. Whoever waits gets the lock in order of arrival,
+// except that a caller whose o.Stale has passed takes it from its holder without
+// regard to others who wait for longer than that.
+func (s *Store) Lock(ctx context.Context, id store.ID, o store.LockOptions, rec *store.Record) error {
+	for {
+		err := s.lockHere(ctx, id, o, rec)
+		if again, err := s.missed(ctx, id, err); !again {
+			return err
+		}
+	}
+}
+
+// Create implements [store.Store].
+func (s *Store) Create(ctx context.Context, id store.ID, rec *store.Record, hold bool) error {
+	if s.behind != nil {
+		return s.createBehind(ctx, id, rec, hold)
+	}
+	return s.createHere(ctx, id, rec, hold)
+}
+
+// Save implements [store.Store].
+func (s *Store) Save(ctx context.Context, id store.ID, rec *store.Record, next store.Version, hold bool) error {
+	if err := s.mayChange(ctx); err != nil {
+		return err
+	}
+	for {
+		err := s.saveHere(ctx, id, rec, next, hold)
+		if again, err := s.missed(ctx, id, err); !again {
+			return err
+		}
+	}
+}
+
+// Unlock implements [store.Store].
+func (s *Store) Unlock(ctx context.Context, id store.ID, lock store.Lock) error {
+	for {
+		err := s.unlockHere(ctx, id, lock)
+		if again, err := s.missed(ctx, id, err); !again {
+			return err
+		}
+	}
+}
+
+// Remove implements [store.Store].
+func (s *Store) Remove(ctx context.Context, id store.ID, lock store.Lock, why store.Reason) error {
+	if s.behind != nil {
+		return s.removeThrough(ctx, id, lock, why)
+	}
+	return s.removeHere(ctx, id, lock, why)
+}
+
+// Touch implements [store.Store].
+func (s *Store) Touch(ctx context.Context, id store.ID) error {
+	for {
+		err := s.touchHere(ctx, id)
+		if again, err := s.missed(ctx, id, err); !again {
+			return err
+		}
+	}
+}
+
+func (s *Store) loadHere(ctx context.Context, id store.ID, rec *store.Record) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -213,10 +316,7 @@ func (s *Store) Load(ctx context.Context, id store.ID, rec *store.Record) error 
 	return nil
 }
 
-// Lock implements [store.Store]. Whoever waits gets the lock in order of arrival,
-// except that a caller whose o.Stale has passed takes it from its holder without
-// regard to others who wait for longer than that.
-func (s *Store) Lock(ctx context.Context, id store.ID, o store.LockOptions, rec *store.Record) error {
+func (s *Store) lockHere(ctx context.Context, id store.ID, o store.LockOptions, rec *store.Record) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -225,7 +325,7 @@ func (s *Store) Lock(ctx context.Context, id store.ID, o store.LockOptions, rec 
 	sh.mu.Lock()
 	now := s.now()
 	e := s.find(sh, key, id, now)
-	if e != nil && e.hold != nil && len(e.hold.waiting) > 0 {
+	if e != nil && e.hold != nil && e.hold.Waiting() > 0 {
 		e = s.settle(sh, e, now) // who came before us is served before us
 	}
 	if e == nil {
@@ -236,13 +336,13 @@ func (s *Store) Lock(ctx context.Context, id store.ID, o store.LockOptions, rec 
 	switch {
 	case h == nil:
 		s.acquire(sh, e, o.Owner, o.Stale, now)
-	case h.by(o.Owner):
+	case h.By(o.Owner):
 		s.renew(e, o.Stale, now)
-	case o.Stale > 0 && now-h.since >= int64(o.Stale):
+	case h.IsStale(o.Stale, now):
 		s.acquire(sh, e, o.Owner, o.Stale, now)
 	case o.Wait > 0:
-		w := e.queue(o, rec, now)
-		sleep := w.patience(e, now)
+		w := h.Queue(o, rec, now)
+		sleep := w.Patience(h, e.deadline, now)
 		sh.mu.Unlock()
 		return s.wait(ctx, sh, e, w, sleep)
 	default:
@@ -255,8 +355,7 @@ func (s *Store) Lock(ctx context.Context, id store.ID, o store.LockOptions, rec 
 	return nil
 }
 
-// Create implements [store.Store].
-func (s *Store) Create(ctx context.Context, id store.ID, rec *store.Record, hold bool) error {
+func (s *Store) createHere(ctx context.Context, id store.ID, rec *store.Record, hold bool) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -273,7 +372,7 @@ func (s *Store) Create(ctx context.Context, id store.ID, rec *store.Record, hold
 			if !have.seen(rec.Version) {
 				return store.ErrExists
 			}
-			if hold && have.hold.by(rec.Lock.Owner) {
+			if hold && have.hold.By(rec.Lock.Owner) {
 				rec.Lock.Cookie = have.cookie
 			}
 			return nil
@@ -297,16 +396,16 @@ func (s *Store) Create(ctx context.Context, id store.ID, rec *store.Record, hold
 			e.cookie = s.nextCookie(sh, e)
 		}
 		e.acquired = e.version
-		e.hold = sh.newHold()
-		e.hold.owner, e.hold.since = rec.Lock.Owner, now
+		e.hold = sh.free.Get()
+		e.hold.Owner, e.hold.Since = rec.Lock.Owner, now
 		rec.Lock.Cookie = e.cookie
 	}
 	s.begin(sh, key, e, now)
+	s.changed(sh, e)
 	return nil
 }
 
-// Save implements [store.Store].
-func (s *Store) Save(ctx context.Context, id store.ID, rec *store.Record, next store.Version, hold bool) error {
+func (s *Store) saveHere(ctx context.Context, id store.ID, rec *store.Record, next store.Version, hold bool) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -348,6 +447,7 @@ func (s *Store) Save(ctx context.Context, id store.ID, rec *store.Record, next s
 			s.subjects.set(e, rec.Subject)
 		}
 		e.write(rec, next, content)
+		s.changed(sh, e)
 		if hold && !rec.Lock.IsZero() {
 			s.keep(sh, e, rec.Lock, now)
 			s.restart(sh, e, now)
@@ -358,8 +458,7 @@ func (s *Store) Save(ctx context.Context, id store.ID, rec *store.Record, next s
 	}
 }
 
-// Unlock implements [store.Store].
-func (s *Store) Unlock(ctx context.Context, id store.ID, lock store.Lock) error {
+func (s *Store) unlockHere(ctx context.Context, id store.ID, lock store.Lock) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -381,8 +480,7 @@ func (s *Store) Unlock(ctx context.Context, id store.ID, lock store.Lock) error 
 	return nil
 }
 
-// Remove implements [store.Store].
-func (s *Store) Remove(ctx context.Context, id store.ID, lock store.Lock, why store.Reason) error {
+func (s *Store) removeHere(ctx context.Context, id store.ID, lock store.Lock, why store.Reason) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -403,8 +501,7 @@ func (s *Store) Remove(ctx context.Context, id store.ID, lock store.Lock, why st
 	return nil
 }
 
-// Touch implements [store.Store].
-func (s *Store) Touch(ctx context.Context, id store.ID) error {
+func (s *Store) touchHere(ctx context.Context, id store.ID) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}

@@ -90,7 +90,7 @@ func wantReason(t testing.TB, what string, err error, want store.Reason) {
 // checkIdle checks that an empty store has nothing left that could wake it.
 func checkIdle(t testing.TB, s *Store) {
 	t.Helper()
-	if n, at := s.count.Load(), s.sweeper.at.Load(); n != 0 || at != never {
+	if n, at := s.count.Load(), s.sweeper.At(); n != 0 || at != never {
 		t.Errorf("%d sessions, timer at tick %d; want none and never", n, at)
 	}
 	if b, x := s.bytes.Load(), len(s.subjects.byName); b != 0 || x != 0 {
@@ -98,8 +98,8 @@ func checkIdle(t testing.TB, s *Store) {
 	}
 	for i := range s.shard {
 		sh := &s.shard[i]
-		if sh.sessions.used != 0 || sh.wheel.next() != never {
-			t.Errorf("shard %d: %d sessions, wheel's next tick %d", i, sh.sessions.used, sh.wheel.next())
+		if sh.sessions.used != 0 || sh.wheel.Next() != never {
+			t.Errorf("shard %d: %d sessions, wheel's next tick %d", i, sh.sessions.used, sh.wheel.Next())
 		}
 	}
 }

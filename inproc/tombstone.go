@@ -61,6 +61,14 @@ func (t *tombstones) add(key uint64, why store.Reason, now int64) {
 	}
 }
 
+// forget forgets how a session ended, because it is there again.
+func (t *tombstones) forget(key uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.index, key)
+	delete(t.to, key)
+}
+
 // reason returns how the session of this key ended last, if that is known.
 func (t *tombstones) reason(key uint64, now int64) (why store.Reason, known bool) {
 	t.mu.Lock()

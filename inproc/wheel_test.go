@@ -100,6 +100,7 @@ func TestTimeoutShortened(t *testing.T) {
 }
 
 // TestTimerIsThereOnlyWhileNeeded watches what would keep a dropped store in memory.
+// (That the timer has stopped, package expiry tests.)
 func TestTimerIsThereOnlyWhileNeeded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := open(t, nil)
@@ -107,16 +108,13 @@ func TestTimerIsThereOnlyWhileNeeded(t *testing.T) {
 		for range 3 {
 			create(t, s, sid("a"), time.Hour)
 			create(t, s, sid("b"), 2*time.Minute)
-			if at, want := s.sweeper.at.Load(), (s.now()+int64(2*time.Minute)+int64(tick)-1)/int64(tick); at != want {
+			if at, want := s.sweeper.At(), (s.now()+int64(2*time.Minute)+int64(tick)-1)/int64(tick); at != want {
 				t.Errorf("timer at tick %d, want %d", at, want)
 			}
 			for _, name := range []string{"a", "b"} {
 				wantErr(t, "Remove", s.Remove(ctx, sid(name), store.Lock{}, store.Reason{Kind: store.Abandoned}), nil)
 			}
 			checkIdle(t, s)
-			if s.sweeper.timer.Stop() {
-				t.Error("the timer was still running")
-			}
 			advance(12 * time.Hour)
 		}
 	})
@@ -156,41 +154,6 @@ func TestSweepMeetsCalls(t *testing.T) {
 	})
 }
 
-// TestWheel compares a wheel with a plain list, without a store around it.
-func TestWheel(t *testing.T) {
-	rng := rand.New(rand.NewPCG(7, 7))
-	for round := range 50 {
-		var w wheel
-		now := rng.Int64N(int64(100 * time.Hour))
-		all := map[*entry]bool{}
-		for range 200 {
-			switch rng.IntN(3) {
-			case 0, 1:
-				e := &entry{deadline: now + rng.Int64N(int64(3000*tick))}
-				at := w.link(e, now)
-				if at*int64(tick) > e.deadline+int64(tick) || at <= w.swept || at >= w.swept+wheelSlots {
-					t.Fatalf("round %d: a deadline at %d went to tick %d, %d swept", round, e.deadline, at, w.swept)
-				}
-				all[e] = true
-			case 2:
-				for e := range all {
-					w.unlink(e)
-					delete(all, e)
-					break
-				}
-			}
-			want := int64(never)
-			for e := range all {
-				tick := w.swept + 1 + (int64(e.slot)-(w.swept+1)%wheelSlots+wheelSlots)%wheelSlots
-				want = min(want, tick)
-			}
-			if got := w.next(); got != want {
-				t.Fatalf("round %d: next tick %d, want %d (%d swept)", round, got, want, w.swept)
-			}
-		}
-	}
-}
-
 // TestFarDeadlinesSpread: sessions that live for longer than the wheel is round are
 // not looked at all at once, whether they came one after the other or together.
 func TestFarDeadlinesSpread(t *testing.T) {
@@ -226,15 +189,16 @@ func TestProcessSlept(t *testing.T) {
 		for i := range 500 {
 			create(t, s, sid(fmt.Sprint(i)), time.Duration(i+1)*10*time.Second)
 		}
-		s.sweeper.mu.Lock()
-		s.sweeper.timer.Stop()
-		s.sweeper.mu.Unlock()
-		time.Sleep(3000 * time.Second)
-		s.sweep()
-		if n := s.count.Load(); n != 200 {
-			t.Errorf("%d sessions, want 200", n)
+		s.sweeper.Close() // the test sweeps
+		for _, c := range []struct {
+			slept time.Duration
+			left  int64
+		}{{3000 * time.Second, 200}, {2001 * time.Second, 0}} {
+			time.Sleep(c.slept)
+			s.sweepAll()
+			if n := s.count.Load(); n != c.left {
+				t.Errorf("%d sessions, want %d", n, c.left)
+			}
 		}
-		advance(2001 * time.Second)
-		checkIdle(t, s)
 	})
 }

@@ -1,13 +1,21 @@
-package inproc
+// Package memlimit tells how much memory this process can have.
+package memlimit
 
 import (
 	"io/fs"
 	"math"
+	"os"
 	"path"
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 )
+
+// Process returns how many bytes of memory this process can have: the least of the
+// machine's, those of its control groups, and GOMEMLIMIT, as they were at the first
+// call; 4 GiB where none is known (Linux tells them all, others the last).
+var Process = sync.OnceValue(func() int64 { return memory(os.DirFS("/")) })
 
 // unknownMemory stands for the memory of a machine that does not tell.
 const unknownMemory = 4 << 30
