@@ -9,8 +9,12 @@ import (
 
 // alive reports whether an idle connection is still open, as far as can be seen
 // without sending: nothing is there to be read, not even its end. A request that is
-// sent on a closed connection would be one whose outcome nobody knows.
+// sent on a closed connection would be one whose outcome nobody knows. A read deadline
+// that has passed looks like the end: clear it before.
 func alive(nc net.Conn) bool {
+	if t, ok := nc.(interface{ NetConn() net.Conn }); ok { // TLS
+		nc = t.NetConn()
+	}
 	sc, ok := nc.(syscall.Conn)
 	if !ok {
 		return true

@@ -14,7 +14,7 @@ import (
 func TestServerAllocates(t *testing.T) {
 	for _, tc := range steady {
 		t.Run(tc.name, func(t *testing.T) {
-			c := steadyConn(t, tc.marked)
+			c := steadyConn(t, tc.marked, tc.access)
 			for range 10 {
 				c.cycle()
 			}
@@ -29,7 +29,15 @@ func TestServerAllocates(t *testing.T) {
 var steady = []struct {
 	name   string
 	marked bool
-}{{"marked", true}, {"old", false}}
+	access Access
+}{
+	{"marked", true, Access{}},
+	{"old", false, Access{}},
+	{"guarded", true, Access{
+		Tokens: []Token{{Hash: HashToken(shopSecret), Apps: []string{"/LM/W3SVC/1/ROOT"}, Right: Write}},
+		Rate:   1e9,
+	}},
+}
 
 // A cycler acquires and stores a session of 500 bytes, on a connection without a
 // network.
@@ -42,16 +50,18 @@ type cycler struct {
 	out  []byte
 }
 
-func steadyConn(t testing.TB, marked bool) *cycler {
+func steadyConn(t testing.TB, marked bool, a Access) *cycler {
 	kept := inproc.New(nil)
 	t.Cleanup(func() { kept.Close() })
 	rec := mustCreate(t, kept, targetID, string(bytes.Repeat([]byte("x"), 500)))
-	s := &Server{Store: kept, Logger: quiet}
+	s := &Server{Store: kept, Logger: quiet, Access: a}
 	s.setUp()
 	prefix := appPrefix("/LM/W3SVC/1/ROOT")
+	c := newConn(s, nil)
+	c.source = new(source)
 	return &cycler{
 		t: t,
-		c: newConn(s, nil),
+		c: c,
 		lock: call{
 			method: methodGet, prefix: prefix, session: targetID.Session,
 			exclusive: exclusiveAcquire, plain: !marked,
@@ -62,7 +72,7 @@ func steadyConn(t testing.TB, marked bool) *cycler {
 
 // ask gives the server a request, and reads its answer.
 func (y *cycler) ask(q *call) {
-	y.out = q.appendTo(y.out[:0], "localhost")
+	y.out = q.appendTo(y.out[:0], "localhost\r\nAuthorization: Bearer "+shopSecret)
 	n, err := y.c.req.parse(y.out, y.c.s.limits)
 	if err != nil || n != len(y.out) {
 		y.t.Fatalf("%q: %d, %v", y.out, n, err)
@@ -96,12 +106,26 @@ func (y *cycler) check() {
 func BenchmarkServer(b *testing.B) {
 	for _, bc := range steady {
 		b.Run(bc.name, func(b *testing.B) {
-			c := steadyConn(b, bc.marked)
+			c := steadyConn(b, bc.marked, bc.access)
 			b.ReportAllocs()
 			for b.Loop() {
 				c.cycle()
 			}
 			c.check()
 		})
+	}
+}
+
+// BenchmarkCount is what the statistics of a request cost, the clock included.
+func BenchmarkCount(b *testing.B) {
+	s := &Server{Store: inproc.New(nil)}
+	s.setUp()
+	c := newConn(s, nil)
+	for b.Loop() {
+		c.now = s.nanos()
+		c.call, c.outcome = callLock, outcomeOK
+		c.counters.in.Add(100)
+		c.counters.out.Add(100)
+		c.count(c.now - 1000)
 	}
 }

@@ -3,51 +3,56 @@ package stateserver
 import (
 	"bytes"
 	"fmt"
+	"sync"
 	"testing"
 
 	"github.com/holdfast-session/holdfast/inproc"
 	"github.com/holdfast-session/holdfast/store"
 )
 
-// BenchmarkClient locks and saves sessions of 500 bytes over loopback TCP, with
-// client and server in this process.
+// BenchmarkClient reads, and locks and saves, sessions of 500 and 5000 bytes over
+// loopback TCP, with client and server in this process, for so many callers at a
+// time.
 func BenchmarkClient(b *testing.B) {
-	c := dial(b, serve(b, &Server{Store: inproc.New(nil)}), &ClientOptions{MaxConns: 64})
-	body := string(bytes.Repeat([]byte("x"), 500))
-	for i := range 64 {
-		mustCreate(b, c, store.ID{App: "/", Session: fmt.Sprint(i)}, body)
-	}
-	cycle := func(b *testing.B, id store.ID, rec *store.Record) {
-		if err := c.Lock(b.Context(), id, store.LockOptions{Owner: store.NewOwner()}, rec); err != nil {
-			b.Error(err)
-			return
+	const most = 512
+	for _, size := range []int{500, 5000} {
+		c := dial(b, serve(b, &Server{Store: inproc.New(nil)}), nil)
+		body := string(bytes.Repeat([]byte("x"), size))
+		ids := make([]store.ID, most)
+		for i := range ids {
+			ids[i] = store.ID{App: "/", Session: fmt.Sprint(i)}
+			mustCreate(b, c, ids[i], body)
 		}
-		if err := c.Save(b.Context(), id, rec, store.NewVersion(), false); err != nil {
-			b.Error(err)
-		}
-	}
-	b.Run("one caller", func(b *testing.B) {
-		b.ReportAllocs()
-		var rec store.Record
-		for b.Loop() {
-			cycle(b, store.ID{App: "/", Session: "0"}, &rec)
-		}
-	})
-	b.Run("64 callers", func(b *testing.B) {
-		b.ReportAllocs()
-		sessions := make(chan int, 64)
-		for i := range 64 {
-			sessions <- i
-		}
-		b.SetParallelism(32)
-		b.RunParallel(func(pb *testing.PB) {
-			i := <-sessions
-			defer func() { sessions <- i }()
-			id := store.ID{App: "/", Session: fmt.Sprint(i)}
-			var rec store.Record
-			for pb.Next() {
-				cycle(b, id, &rec)
+		for _, op := range []struct {
+			name string
+			do   func(id store.ID, rec *store.Record) error
+		}{
+			{"load", func(id store.ID, rec *store.Record) error { return c.Load(b.Context(), id, rec) }},
+			{"lock and save", func(id store.ID, rec *store.Record) error {
+				if err := c.Lock(b.Context(), id, store.LockOptions{Owner: store.NewOwner()}, rec); err != nil {
+					return err
+				}
+				return c.Save(b.Context(), id, rec, store.NewVersion(), false)
+			}},
+		} {
+			for _, callers := range []int{1, 8, 64, most} {
+				b.Run(fmt.Sprintf("%s/%d bytes/%d callers", op.name, size, callers), func(b *testing.B) {
+					b.ReportAllocs()
+					var wg sync.WaitGroup
+					for i := range callers {
+						wg.Go(func() {
+							var rec store.Record
+							for range b.N/callers + 1 {
+								if err := op.do(ids[i], &rec); err != nil {
+									b.Error(err)
+									return
+								}
+							}
+						})
+					}
+					wg.Wait()
+				})
 			}
-		})
-	})
+		}
+	}
 }

@@ -12,15 +12,23 @@ import (
 	"github.com/holdfast-session/holdfast/store"
 )
 
-// How a Client gets one request answered: attempts, repeats, and what is done
-// about a lock whose grant nobody waits for any more.
+// How a Client gets one call answered: attempts, repeats, and what is done about a
+// lock whose grant nobody waits for any more.
 
 const (
 	firstPause   = 5 * time.Millisecond
 	longestPause = 500 * time.Millisecond
 )
 
-var errNoStateServer = errors.New("stateserver: who answers is no state server")
+var (
+	errClientClosed  = errors.New("stateserver: client is closed")
+	errGone          = errors.New("stateserver: not asked, because the server has not answered")
+	errIdleEnded     = errors.New("stateserver: the connection was idle for too long")
+	errMoreThanAsked = errors.New("stateserver: the server answers more than was asked")
+	errNoBody        = errors.New("stateserver: the server takes for unchanged what the client does not have")
+	errNoStateServer = errors.New("stateserver: who answers is no state server")
+	errStalled       = errors.New("stateserver: nothing comes on the connection any more")
+)
 
 // do sends q until it is answered. The end of the context, or the timeout if it
 // has no deadline, ends that. What only a Holdfast server understands rightly is
@@ -29,43 +37,71 @@ func (c *Client) do(ctx context.Context, id store.ID, q *call) (answer, error) {
 	if err := ctx.Err(); err != nil {
 		return answer{}, c.failed(store.ErrUnavailable, err)
 	}
-	q.prefix, q.session = c.prefix(id.App), id.Session
-	p, wait := c.calls, q.wait
-	if wait > 0 {
-		p = c.waits
-	}
-	start := time.Now()
-	deadline, ok := ctx.Deadline()
-	if !ok {
+	x := c.newExchange(q)
+	x.prefix, x.session = c.prefix(id.App), id.Session
+	a, err := c.repeat(ctx, id, x)
+	c.free(x)
+	return a, err
+}
+
+// repeat attempts x until it is answered.
+func (c *Client) repeat(ctx context.Context, id store.ID, x *exchange) (answer, error) {
+	start, wait := time.Now(), x.wait
+	x.started = start
+	var deadline time.Time
+	if deadline, x.limited = ctx.Deadline(); !x.limited {
 		deadline = start.Add(wait + c.options.Timeout)
 	}
 	unsure := false
-	for try := 0; ; {
-		a, l, err := c.attempt(ctx, deadline, p, q)
-		if err == nil {
-			return a, nil
+	for try := 0; ; x.started = time.Now() {
+		var l loss
+		var err error
+		probe, let := c.breaker.enter(x.started)
+		x.probe = probe
+		if let {
+			var a answer
+			if a, l, err = c.attempt(ctx, deadline, x); err == nil {
+				c.breaker.withdrew(probe) // if heard has not ended that
+				return a, nil
+			}
+			c.blame(ctx, x, l, probe, err)
+		} else {
+			err = c.breaker.err()
 		}
 		unsure = unsure || l.sent
-		over := ctx.Err() != nil || !time.Now().Before(deadline) || !l.reached && !unsure || final(err) || unsure && q.plain
+		over := ctx.Err() != nil || !time.Now().Before(deadline) || c.breaker.open.Load() ||
+			final(err) || unsure && x.plain || x.state.Load() == givenUp
 		switch {
 		case !over && l.used:
-			p.dropIdle() // the server has restarted: they are all dead
+			// The server has restarted: there is no use in waiting.
 		case over || !pause(ctx, deadline, try):
-			return answer{}, c.giveUp(ctx, p, l.conn, id, q, unsure, err)
+			return answer{}, c.giveUp(ctx, l, id, &x.call, unsure, err)
 		default:
 			try++
 		}
 		if l.conn != nil {
-			p.drop(l.conn)
+			l.conn.drop()
 		}
 		if wait > 0 {
-			q.wait = max(wait-time.Since(start), time.Millisecond)
+			x.wait = max(wait-time.Since(start), time.Millisecond)
 		}
 	}
 }
 
+// blame tells the breaker what came of an attempt that has no answer.
+func (c *Client) blame(ctx context.Context, x *exchange, l loss, probe bool, err error) {
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled), final(err):
+		c.breaker.withdrew(probe)
+	case l.reached:
+		c.breaker.failed(time.Now(), probe, err)
+	default:
+		c.breaker.failed(x.started, probe, err)
+	}
+}
+
 // giveUp ends a call that has no answer, and perhaps was done if it is unsure.
-func (c *Client) giveUp(ctx context.Context, p *pool, cn *clientConn, id store.ID, q *call, unsure bool, err error) error {
+func (c *Client) giveUp(ctx context.Context, l loss, id store.ID, q *call, unsure bool, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		err = ctx.Err()
@@ -75,7 +111,9 @@ func (c *Client) giveUp(ctx context.Context, p *pool, cn *clientConn, id store.I
 	if !unsure {
 		return c.failed(store.ErrUnavailable, err)
 	}
-	c.takeBack(p, cn, id, q)
+	if q.exclusive == exclusiveAcquire {
+		c.takeBack(l, id, q.lock.Owner)
+	}
 	return c.failed(store.ErrUnsure, err)
 }
 
@@ -87,7 +125,7 @@ func (c *Client) failed(how, why error) error {
 // time.
 func final(err error) bool {
 	for _, e := range []error{errNoStateServer, errClientClosed, errBadStart, errBadLine, errBadLength, errHeadTooLarge,
-		errBodyTooLarge, errTooManyLines, errEncoding, errMoreThanAsked} {
+		errBodyTooLarge, errTooManyLines, errEncoding, errMoreThanAsked, errNoBody} {
 		if errors.Is(err, e) {
 			return true
 		}
@@ -95,14 +133,19 @@ func final(err error) bool {
 	return false
 }
 
-// pause waits before another try, twice as long each time and never exactly as
-// long as others, and reports whether there is time for it.
-func pause(ctx context.Context, deadline time.Time, try int) bool {
+// pauseAfter is how long to wait after so many tries: twice as long each time, and
+// never exactly as long as others.
+func pauseAfter(tries int) time.Duration {
 	d := longestPause
-	if try < 7 {
-		d = min(d, firstPause<<try)
+	if tries < 7 {
+		d = min(d, firstPause<<tries)
 	}
-	d = d/2 + rand.N(d/2)
+	return d/2 + rand.N(d/2)
+}
+
+// pause waits before another try, and reports whether there is time for it.
+func pause(ctx context.Context, deadline time.Time, try int) bool {
+	d := pauseAfter(try)
 	if time.Until(deadline) < d {
 		return false
 	}
@@ -118,82 +161,160 @@ func pause(ctx context.Context, deadline time.Time, try int) bool {
 
 // A loss is what is known of an attempt without an answer.
 type loss struct {
-	reached bool        // there was a server
-	sent    bool        // it may have done what was asked
-	used    bool        // the connection was not new
-	conn    *clientConn // still open, if sent and nothing but time is wrong with it
+	reached bool // there was a server
+	sent    bool // it may have done what was asked
+	used    bool // the connection was not new
+
+	// What a Lock was sent on, if that is still open and nothing but time is wrong
+	// with it: the one or the other.
+	conn   *clientConn
+	shared *sharedConn
 }
 
-// attempt sends q once.
-func (c *Client) attempt(ctx context.Context, deadline time.Time, p *pool, q *call) (answer, loss, error) {
+// attempt sends x once, on the connections where it belongs.
+func (c *Client) attempt(ctx context.Context, deadline time.Time, x *exchange) (answer, loss, error) {
+	switch {
+	case x.wait > 0:
+		return c.attemptAlone(ctx, deadline, c.waits, x)
+	case c.foreign.Load(), x.path != "", x.in != nil && len(x.in.Body) > largeBody:
+		return c.attemptAlone(ctx, deadline, c.calls, x)
+	}
+	for {
+		cn, o, err := c.shared.get(ctx, deadline, x.probe)
+		switch {
+		case err != nil:
+			return answer{}, loss{reached: isTimeout(err)}, err
+		case o != nil:
+			return c.attemptFirst(ctx, deadline, o, x)
+		}
+		ok, err := cn.roundTrip(ctx, deadline, x)
+		switch {
+		case !ok:
+			continue
+		case err == nil:
+			return x.answer, loss{}, nil
+		}
+		l := loss{reached: true, sent: x.sent, used: true}
+		if x.held {
+			l.shared = cn
+		}
+		return answer{}, l, err
+	}
+}
+
+// attemptFirst opens a connection that is to be shared, with x as its first request.
+func (c *Client) attemptFirst(ctx context.Context, deadline time.Time, o *opening, x *exchange) (answer, loss, error) {
+	cn, err := c.calls.open(ctx, deadline)
+	if err != nil {
+		if ctx.Err() != nil || !time.Now().Before(deadline) {
+			c.shared.opened(o, nil, nil) // others may have more time
+		} else {
+			c.shared.opened(o, nil, err)
+		}
+		return answer{}, loss{}, err
+	}
+	a, l, err := c.exchange(ctx, deadline, cn, x)
+	switch {
+	case err != nil:
+		c.shared.opened(o, nil, nil)
+		if l.conn == nil {
+			cn.drop()
+		}
+	case cn.kind == peerHoldfast && cn.reusable(&a):
+		c.calls.forget(cn)
+		c.shared.opened(o, newSharedConn(c, cn.nc), nil)
+	default:
+		c.shared.opened(o, nil, nil)
+		cn.drop()
+	}
+	return a, l, err
+}
+
+// attemptAlone sends x once on a connection of p that nobody else uses meanwhile.
+func (c *Client) attemptAlone(ctx context.Context, deadline time.Time, p *pool, x *exchange) (answer, loss, error) {
 	cn, err := p.get(ctx, deadline)
 	if err != nil {
 		return answer{}, loss{}, err
 	}
-	if q.in != nil && !q.plain && cn.kind == peerUnknown {
-		// A foreign server would store it whatever its conditions are, so ask first.
-		probe := call{method: methodHead, prefix: q.prefix, session: q.session}
-		sent, err := cn.roundTrip(ctx, deadline, c.host, &probe)
-		if err == nil {
-			err = c.meet(cn, &probe)
+	if x.wait > 0 && !cn.used {
+		c.breaker.heard(time.Now()) // there is somebody; the answer may take its time
+	}
+	a, l, err := c.exchange(ctx, deadline, cn, x)
+	switch {
+	case err == nil:
+		p.put(cn, cn.reusable(&a))
+	case l.conn != nil:
+		p.release()
+	default:
+		p.put(cn, false)
+		if l.used {
+			p.dropIdle() // they are all dead
 		}
-		if err != nil {
-			p.put(cn, false)
+	}
+	return a, l, err
+}
+
+// exchange sends x on cn, and a question before, if it would do harm on a foreign
+// server: such a one would store a session whatever the conditions are.
+func (c *Client) exchange(ctx context.Context, deadline time.Time, cn *clientConn, x *exchange) (answer, loss, error) {
+	if x.in != nil && !x.plain && cn.kind == peerUnknown {
+		probe := call{method: methodHead, prefix: x.prefix, session: x.session}
+		if sent, err := c.ask(ctx, deadline, cn, &probe); err != nil {
 			return answer{}, loss{reached: sent || cn.used, used: cn.used}, err
 		}
 	}
-	if q.in != nil && !q.plain && cn.kind == peerForeign {
-		p.put(cn, true)
+	if x.in != nil && !x.plain && cn.kind == peerForeign {
 		return answer{foreign: true}, loss{}, nil
 	}
-	sent, err := cn.roundTrip(ctx, deadline, c.host, q)
+	sent, err := c.ask(ctx, deadline, cn, &x.call)
+	var a answer
 	if err == nil {
-		err = c.meet(cn, q)
+		a, err = takeAnswer(&cn.resp, &x.call, cn.kind)
 	}
 	if err != nil {
 		l := loss{reached: sent || cn.used, sent: sent, used: cn.used}
-		if sent && q.exclusive == exclusiveAcquire && (ctx.Err() != nil || isTimeout(err)) {
+		if sent && x.exclusive == exclusiveAcquire && (ctx.Err() != nil || isTimeout(err)) {
 			l.conn = cn
-			p.release()
-		} else {
-			p.put(cn, false)
 		}
 		return answer{}, l, err
 	}
-	a := cn.answer(q)
-	p.put(cn, a.status != statusBadRequest && a.status != statusTooLarge)
 	return a, loss{}, nil
 }
 
-func isTimeout(err error) bool {
-	var t interface{ Timeout() bool }
-	return errors.As(err, &t) && t.Timeout()
+// ask makes one round trip.
+func (c *Client) ask(ctx context.Context, deadline time.Time, cn *clientConn, q *call) (sent bool, err error) {
+	sent, err = cn.roundTrip(ctx, deadline, c.head, q)
+	if err != nil {
+		return sent, err
+	}
+	c.breaker.heard(time.Now())
+	return sent, c.meet(&cn.kind, &cn.resp, q)
 }
 
-// meet learns from the answer to q who is at the other end.
-func (c *Client) meet(cn *clientConn, q *call) error {
-	switch r := &cn.resp; {
+// meet learns from the answer r to q who is at the other end.
+func (c *Client) meet(kind *peer, r *response, q *call) error {
+	switch {
 	case r.marked():
-		cn.kind = peerHoldfast
+		*kind = peerHoldfast
 	case q.plain, r.status == statusBadRequest: // says nothing
 		return nil
 	case r.major < 2:
 		return errNoStateServer
 	default:
-		cn.kind = peerForeign
+		*kind = peerForeign
 	}
-	if foreign := cn.kind == peerForeign; c.foreign.Load() != foreign {
+	if foreign := *kind == peerForeign; c.foreign.Load() != foreign {
 		c.foreign.Store(foreign)
 	}
 	return nil
 }
 
-// answer takes the answer to q, and its record, from the connection's buffer.
-func (cn *clientConn) answer(q *call) answer {
-	r := &cn.resp
+// takeAnswer takes what answers q, and its record, out of r, which lies in the buffer
+// of a connection to a server of that kind.
+func takeAnswer(r *response, q *call, kind peer) (answer, error) {
 	a := answer{
 		status:  r.status,
-		foreign: !r.marked() && cn.kind == peerForeign,
+		foreign: !r.marked() && kind == peerForeign,
 		fresh:   r.actionFlags&1 != 0,
 		cookie:  r.cookie,
 		owner:   r.owner,
@@ -201,6 +322,13 @@ func (cn *clientConn) answer(q *call) answer {
 		reason:  store.Reason{Kind: r.kind, Age: r.age, To: unescaped(r.to)},
 	}
 	switch {
+	case r.status == statusNotModified:
+		if q.near == nil || q.out == nil || r.version != q.near.version {
+			return answer{}, errNoBody
+		}
+		a.status = statusOK
+		r.body = q.near.body
+		r.record(q.out)
 	case r.status == statusOK && q.out != nil:
 		r.record(q.out)
 		if a.foreign || q.plain {
@@ -212,24 +340,21 @@ func (cn *clientConn) answer(q *call) answer {
 	case r.status >= statusBadRequest:
 		a.text = string(r.body)
 	}
-	return a
+	return a, nil
 }
 
-// takeBack sees to it that q, a Lock that nobody waits for any more, leaves no
-// lock behind. cn is the connection that it was last sent on, if that is open.
-func (c *Client) takeBack(p *pool, cn *clientConn, id store.ID, q *call) {
+// takeBack sees to it that a Lock of owner that nobody waits for any more leaves no
+// lock behind. l says what it was last sent on, if that is open.
+func (c *Client) takeBack(l loss, id store.ID, owner uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if q.exclusive != exclusiveAcquire || c.closed {
-		if cn != nil {
-			p.drop(cn)
-		}
-		return
+	if c.closed {
+		return // and with it all connections
 	}
-	owner := q.lock.Owner
 	id = store.ID{App: strings.Clone(id.App), Session: strings.Clone(id.Session)}
 	done := make(chan struct{})
 	c.takingBack[owner] = done
+	c.takings.Add(1)
 	c.background.Go(func() {
 		defer func() {
 			c.mu.Lock()
@@ -237,22 +362,21 @@ func (c *Client) takeBack(p *pool, cn *clientConn, id store.ID, q *call) {
 				delete(c.takingBack, owner)
 			}
 			c.mu.Unlock()
+			c.takings.Add(-1)
 			close(done)
 		}()
-		if cn != nil {
-			settled := c.withdraw(cn, id, owner)
-			p.drop(cn)
-			if settled {
-				return
-			}
+		if !c.withdraw(l, id, owner) {
+			c.unlock(id, owner)
 		}
-		c.unlock(id, owner)
 	})
 }
 
 // takenBack waits until an earlier lock of owner is taken back: the same call,
 // repeated, must not lose what it gets.
 func (c *Client) takenBack(ctx context.Context, owner uint64) error {
+	if c.takings.Load() == 0 {
+		return nil
+	}
 	c.mu.Lock()
 	done := c.takingBack[owner]
 	c.mu.Unlock()
@@ -267,13 +391,31 @@ func (c *Client) takenBack(ctx context.Context, owner uint64) error {
 	}
 }
 
-// withdraw ends a Lock on the connection that it was sent on, and reports whether
-// that is certain: the server sees the connection's end, stops waiting, and only
-// then does the release that follows the Lock. On a foreign server, which does not
-// wait and knows no owner, the release needs the cookie of the answer.
-func (c *Client) withdraw(cn *clientConn, id store.ID, owner uint64) bool {
+// withdraw ends a Lock on the connection that it was sent on, by a release that the
+// server reads after it, and reports whether that is certain.
+func (c *Client) withdraw(l loss, id store.ID, owner uint64) bool {
 	q := call{method: methodGet, exclusive: exclusiveRelease, lock: store.Lock{Owner: owner}, prefix: c.prefix(id.App), session: id.Session}
 	deadline := time.Now().Add(c.options.Timeout)
+	switch {
+	case l.conn != nil:
+		defer l.conn.drop()
+		return c.withdrawAlone(l.conn, &q, deadline)
+	case l.shared != nil:
+		defer l.shared.unhold()
+		x := c.newExchange(&q)
+		defer c.free(x)
+		x.started, x.limited, x.held = time.Now(), false, true
+		ok, err := l.shared.roundTrip(c.ctx, deadline, x)
+		return ok && err == nil
+	}
+	return false
+}
+
+// withdrawAlone does that on a connection that nobody shares. The server waits there:
+// it sees the connection's end, stops waiting, and only then does the release. On a
+// foreign server, which does not wait and knows no owner, the release needs the
+// cookie of the answer.
+func (c *Client) withdrawAlone(cn *clientConn, q *call, deadline time.Time) bool {
 	cn.nc.SetDeadline(deadline)
 	if c.foreign.Load() {
 		if cn.read(methodGet) != nil {
@@ -281,7 +423,7 @@ func (c *Client) withdraw(cn *clientConn, id store.ID, owner uint64) bool {
 		}
 		if cn.resp.status == statusOK {
 			q.lock.Cookie = cn.resp.cookie
-			cn.roundTrip(c.ctx, deadline, c.host, &q)
+			cn.roundTrip(c.ctx, deadline, c.head, q)
 		}
 		return true
 	}
@@ -289,7 +431,7 @@ func (c *Client) withdraw(cn *clientConn, id store.ID, owner uint64) bool {
 	if !ok {
 		return false
 	}
-	if _, err := cn.nc.Write(q.appendTo(nil, c.host)); err != nil || half.CloseWrite() != nil {
+	if _, err := cn.nc.Write(q.appendTo(nil, c.head)); err != nil || half.CloseWrite() != nil {
 		return false
 	}
 	_, err := io.Copy(io.Discard, cn.nc)

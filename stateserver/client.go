@@ -2,7 +2,11 @@ package stateserver
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"net"
 	"strings"
 	"sync"
@@ -14,17 +18,38 @@ import (
 
 // What ClientOptions' zero fields mean.
 const (
+	DefaultConns           = 4
 	DefaultMaxConns        = 32
 	DefaultMaxWaits        = 256
 	DefaultTimeout         = 10 * time.Second
 	DefaultConnIdleTimeout = time.Minute
+	DefaultOpenAfter       = 2 * time.Second
+	DefaultNearCache       = 16 << 20
 )
 
 // ClientOptions configure a [Client]. Their zero value, and a nil pointer, is a
 // good choice.
 type ClientOptions struct {
-	// MaxConns is how many requests are under way at a time, each on a connection of
-	// its own; further ones wait for their turn. 0 means DefaultMaxConns.
+	// Name is what the server is called among those of [Partitioned]. Empty means
+	// its address.
+	Name string
+
+	// Token is sent with each request, for a server that asks for one. Empty means
+	// none. Whoever sees the traffic sees it: use TLS, or a network that is yours.
+	Token string
+
+	// TLS, if not nil, is how connections are encrypted. A ServerName that is empty
+	// is taken from the address.
+	TLS *tls.Config
+
+	// Conns is how many connections requests share, sent one behind the other. 0
+	// means DefaultConns, or MaxConns if that is less; that serves thousands of
+	// callers, and with more connections fewer requests go along in one packet.
+	Conns int
+
+	// MaxConns is how many requests, besides these, have a connection to themselves
+	// at a time: large bodies, lists, and all on a foreign server, which may not
+	// expect more than one. Further ones wait for their turn. 0 means DefaultMaxConns.
 	MaxConns int
 
 	// MaxWaits is how many calls of Lock may wait for another's lock at a time, on
@@ -35,6 +60,19 @@ type ClientOptions struct {
 	// Timeout is how long a call takes at most, besides what a Lock waits, if its
 	// context has no deadline. 0 means DefaultTimeout.
 	Timeout time.Duration
+
+	// OpenAfter is for how long calls are tried again while there is no answer at
+	// all, and so how long a restart of the server may take without being felt. Then
+	// the server is taken for gone: calls fail at once with [store.ErrUnavailable],
+	// but for one now and then that tries it. 0 means DefaultOpenAfter, less than 0
+	// that every call tries for as long as it may.
+	OpenAfter time.Duration
+
+	// NearCache is how many bytes the client spends on the bodies of sessions that it
+	// has read or written, so that those that have not changed meanwhile need not
+	// travel again. The server is asked each time all the same, so nothing is ever
+	// out of date. 0 means DefaultNearCache, less than 0 none.
+	NearCache int
 
 	// IdleTimeout is how long a connection without a request is kept; 0 means
 	// DefaultConnIdleTimeout.
@@ -54,23 +92,32 @@ type ClientOptions struct {
 // A Client keeps sessions on a state server. It is a [store.Store], safe for
 // concurrent use.
 //
+// Requests share a few connections, where each is sent behind the others without
+// waiting for their answers. A Lock that waits for another's has a connection to
+// itself meanwhile.
+//
 // A call whose reply was lost is repeated with the same tokens, on another
 // connection, until there is an answer or its time is over; then its error is
-// [store.ErrUnsure]. If the server cannot be reached to begin with, that is
-// [store.ErrUnavailable], at once.
+// [store.ErrUnsure]. A server that cannot be reached is tried again for a while
+// ([ClientOptions.OpenAfter]); after that, calls under way end, and others fail at
+// once with [store.ErrUnavailable] until it is back.
+//
+// A call that is given up, because its context ended, does not disturb others. What
+// a Lock that was given up may have got is released in the background.
 type Client struct {
 	network, address string
-	host             string // as sent
+	head             string // the host as it is sent, and what else each head has
 	options          ClientOptions
+	begun            time.Time
+	shared           *mux
 	calls            *pool
 	waits            *pool
+	breaker          *breaker
+	near             *nearCache
 	foreign          atomic.Bool // who answered last is a foreign server
 	cookies          cookies
-
-	prefixes struct {
-		sync.RWMutex
-		of map[string]string // by application
-	}
+	exchanges        sync.Pool
+	prefixes         atomic.Pointer[map[string]string] // by application; never changed
 
 	ctx    context.Context // of what goes on in the background
 	cancel context.CancelFunc
@@ -78,6 +125,7 @@ type Client struct {
 	mu         sync.Mutex
 	closed     bool
 	takingBack map[uint64]chan struct{} // locks by owner, until nobody has them
+	takings    atomic.Int32             // how many
 	background sync.WaitGroup           // what takes them back; not added to once closed
 }
 
@@ -91,12 +139,28 @@ func Dial(addr string, o *ClientOptions) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{network: network, address: address, host: address}
+	c := &Client{network: network, address: address, head: address, begun: time.Now()}
 	if network == "unix" {
-		c.host = "localhost"
+		c.head = "localhost"
 	}
 	if o != nil {
 		c.options = *o
+	}
+	if c.options.Token != "" {
+		if !isToken(c.options.Token) {
+			return nil, errors.New("stateserver: ClientOptions.Token has characters that cannot be sent; " +
+				"it may have letters, digits and -._~+/=")
+		}
+		c.head += "\r\nAuthorization: Bearer " + c.options.Token
+	}
+	if c.options.Name == "" {
+		c.options.Name = address
+	}
+	if c.options.Conns <= 0 {
+		c.options.Conns = DefaultConns
+		if n := c.options.MaxConns; n > 0 {
+			c.options.Conns = min(n, DefaultConns)
+		}
 	}
 	if c.options.MaxConns <= 0 {
 		c.options.MaxConns = DefaultMaxConns
@@ -113,16 +177,65 @@ func Dial(addr string, o *ClientOptions) (*Client, error) {
 	if c.options.DialContext == nil {
 		c.options.DialContext = new(net.Dialer).DialContext
 	}
-	c.prefixes.of = make(map[string]string)
+	if c.options.OpenAfter == 0 {
+		c.options.OpenAfter = DefaultOpenAfter
+	}
+	if c.options.NearCache == 0 {
+		c.options.NearCache = DefaultNearCache
+	}
+	if c.options.NearCache > 0 {
+		c.near = newNearCache(c.options.NearCache)
+	}
+	c.prefixes.Store(new(map[string]string))
 	c.takingBack = make(map[uint64]chan struct{})
 	c.ctx, c.cancel = context.WithCancel(context.Background())
-	dial := func(ctx context.Context) (net.Conn, error) {
-		return c.options.DialContext(ctx, c.network, c.address)
-	}
-	c.calls = newPool(c.options.MaxConns, c.options.IdleTimeout, dial)
-	c.waits = newPool(c.options.MaxWaits, c.options.IdleTimeout, dial)
+	c.breaker = newBreaker(max(c.options.OpenAfter, 0))
+	c.shared = newMux(c.options.Conns)
+	c.calls = newPool(c.options.MaxConns, c.options.IdleTimeout, c.dial)
+	c.waits = newPool(c.options.MaxWaits, c.options.IdleTimeout, c.dial)
 	return c, nil
 }
+
+// isToken reports whether s can be a bearer token (RFC 6750).
+func isToken(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("-._~+/=", c) >= 0) {
+			return false
+		}
+	}
+	return true
+}
+
+// dial makes a connection. It gives up, to try again, before the server is taken for
+// gone.
+func (c *Client) dial(ctx context.Context) (net.Conn, error) {
+	if limit := c.options.OpenAfter; limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	nc, err := c.options.DialContext(ctx, c.network, c.address)
+	if err != nil || c.options.TLS == nil {
+		return nc, err
+	}
+	config := c.options.TLS
+	if config.ServerName == "" {
+		config = config.Clone()
+		config.ServerName = "localhost"
+		if host, _, err := net.SplitHostPort(c.address); err == nil {
+			config.ServerName = host
+		}
+	}
+	secure := tls.Client(nc, config)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		nc.Close()
+		return nil, err
+	}
+	return secure, nil
+}
+
+// at is t as the client counts it: in nanoseconds since it was made.
+func (c *Client) at(t time.Time) int64 { return int64(t.Sub(c.begun)) }
 
 // Close closes all connections. Calls that are under way fail, and so do later
 // ones. It returns when nothing goes on in the background any more.
@@ -131,6 +244,7 @@ func (c *Client) Close() error {
 	c.closed = true
 	c.mu.Unlock()
 	c.cancel()
+	c.shared.close()
 	c.calls.close()
 	c.waits.close()
 	c.background.Wait()
@@ -140,11 +254,26 @@ func (c *Client) Close() error {
 // Load implements [store.Store]. On a foreign server the record has no version,
 // and a session that is locked is a [*store.LockedError].
 func (c *Client) Load(ctx context.Context, id store.ID, rec *store.Record) error {
-	a, err := c.do(ctx, id, &call{method: methodGet, out: rec})
+	near := c.near.pin(id)
+	defer near.unpin()
+	a, err := c.do(ctx, id, &call{method: methodGet, out: rec, near: near})
 	if err != nil {
 		return err
 	}
+	c.keep(id, &a, rec.Version, rec)
 	return a.err(nil, nil)
+}
+
+// keep notes for the near cache that the answer a says of a session that rec is its
+// content at version.
+func (c *Client) keep(id store.ID, a *answer, version store.Version, rec *store.Record) {
+	switch {
+	case a.foreign:
+	case a.status == statusOK:
+		c.near.put(id, version, rec.Body)
+	case a.status == statusNotFound:
+		c.near.drop(id)
+	}
 }
 
 // Lock implements [store.Store]. It waits on connections that no other call
@@ -156,9 +285,11 @@ func (c *Client) Lock(ctx context.Context, id store.ID, o store.LockOptions, rec
 	if err := c.takenBack(ctx, o.Owner); err != nil {
 		return err
 	}
+	near := c.near.pin(id)
+	defer near.unpin()
 	q := &call{
 		method: methodGet, exclusive: exclusiveAcquire,
-		lock: store.Lock{Owner: o.Owner}, stale: o.Stale, out: rec,
+		lock: store.Lock{Owner: o.Owner}, stale: o.Stale, out: rec, near: near,
 	}
 	a, err := c.do(ctx, id, q)
 	if err == nil && a.status == statusLocked && !a.foreign && o.Wait > 0 {
@@ -173,6 +304,7 @@ func (c *Client) Lock(ctx context.Context, id store.ID, o store.LockOptions, rec
 	case a.foreign:
 		return c.foreignLock(ctx, id, o, a, rec, start)
 	}
+	c.keep(id, &a, rec.Version, rec)
 	return a.err(nil, nil)
 }
 
@@ -189,6 +321,7 @@ func (c *Client) Create(ctx context.Context, id store.ID, rec *store.Record, hol
 	case a.foreign:
 		return c.foreignCreate(ctx, id, rec, hold)
 	}
+	c.keep(id, &a, rec.Version, rec)
 	if err := a.err(nil, store.ErrExists); err != nil {
 		return err
 	}
@@ -206,7 +339,9 @@ func (c *Client) Save(ctx context.Context, id store.ID, rec *store.Record, next 
 		return err
 	case a.foreign:
 		return c.foreignSave(ctx, id, rec, hold)
-	case rec.Lock.IsZero():
+	}
+	c.keep(id, &a, next, rec)
+	if rec.Lock.IsZero() {
 		return a.err(nil, store.ErrConflict)
 	}
 	return a.err(store.ErrLockLost, store.ErrLockLost)
@@ -238,6 +373,7 @@ func (c *Client) Remove(ctx context.Context, id store.ID, lock store.Lock, why s
 			q.lock = store.Lock{Cookie: a.cookie} // over the holder's head, as told to
 			continue
 		}
+		c.near.drop(id)
 		c.cookies.forget(lock)
 		return a.err(store.ErrLockLost, nil)
 	}
@@ -254,19 +390,17 @@ func (c *Client) Touch(ctx context.Context, id store.ID) error {
 
 // prefix returns what the targets of an application's sessions begin with.
 func (c *Client) prefix(app string) string {
-	c.prefixes.RLock()
-	prefix, ok := c.prefixes.of[app]
-	c.prefixes.RUnlock()
-	if ok {
+	known := *c.prefixes.Load()
+	if prefix, ok := known[app]; ok {
 		return prefix
 	}
-	prefix = appPrefix(app)
-	c.prefixes.Lock()
-	defer c.prefixes.Unlock()
-	if len(c.prefixes.of) >= 1024 { // somebody makes applications up
-		clear(c.prefixes.of)
+	more := make(map[string]string, len(known)+1)
+	if len(known) < 1024 { // else somebody makes applications up
+		maps.Copy(more, known)
 	}
-	c.prefixes.of[strings.Clone(app)] = prefix
+	prefix := appPrefix(app)
+	more[strings.Clone(app)] = prefix
+	c.prefixes.Store(&more)
 	return prefix
 }
 
@@ -303,7 +437,11 @@ func (a *answer) err(locked, failed error) error {
 		return store.ErrTooLarge
 	case statusFull:
 		return store.ErrFull
-	case statusUnavailable:
+	case statusNoToken, statusDenied:
+		return a.failure(fs.ErrPermission)
+	case statusUnsupported:
+		return a.failure(errors.ErrUnsupported)
+	case statusUnavailable, statusTooMany:
 		return a.failure(store.ErrUnavailable)
 	case statusBadRequest:
 		// It was not done, and will not be if it is repeated.

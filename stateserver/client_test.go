@@ -360,6 +360,23 @@ func TestTimeout(t *testing.T) {
 	})
 }
 
+// TestTokenThatCannotBeSent: one that would end its line, and begin another, is
+// refused at the start.
+func TestTokenThatCannotBeSent(t *testing.T) {
+	for token, good := range map[string]bool{
+		"": true, "hf_3q2+7w==": true, "a.b-c_d~e/f": true,
+		"two words": false, "line\r\nHoldfast: 1": false, "tökén": false, "\x00": false,
+	} {
+		c, err := Dial("localhost:42424", &ClientOptions{Token: token})
+		if good != (err == nil) {
+			t.Errorf("token %q: %v; want it good: %v", token, err, good)
+		}
+		if err == nil {
+			c.Close()
+		}
+	}
+}
+
 func TestClientClosed(t *testing.T) {
 	noLeaks(t)
 	kept := watched(inproc.New(nil))

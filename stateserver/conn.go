@@ -2,8 +2,11 @@ package stateserver
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
 	"sync/atomic"
 	"syscall"
@@ -17,8 +20,12 @@ const (
 	smallBuffer = 4 << 10
 	// keepBuffer is how large a buffer may be to be kept for the next request.
 	keepBuffer = 64 << 10
+	// freeBuffer is how large a buffer may be that does not count for MaxBuffered.
+	freeBuffer = 16 << 10
 	// flushAt is how many bytes of answers to pipelined requests are gathered.
 	flushAt = 32 << 10
+	// denialTimeout is the time of a connection that is to be told why it was refused.
+	denialTimeout = 2 * time.Second
 	// giveBackTimeout bounds the call that gives an undeliverable lock back.
 	giveBackTimeout = 10 * time.Second
 )
@@ -36,16 +43,28 @@ const (
 type conn struct {
 	s     *Server
 	nc    net.Conn
+	raw   syscall.RawConn       // of nc, if it can be waited on without a buffer
+	ready func(fd uintptr) bool // readNow, made once
 	state atomic.Int32
 
-	in     []byte // in[r:w] is what was read and not dealt with
-	r, w   int
-	err    error // why nothing more comes
-	out    []byte
-	lost   bool // an answer could not be written
-	hangUp bool // close when the answers so far are written
+	addr      netip.Addr // of the peer
+	source    *source    // what is known of that
+	counters  *counters
+	pass      pass
+	certified bool    // the peer has shown a certificate
+	denied    bool    // all that it gets is why it was refused:
+	why       refusal //
+	now       int64   // by Server.nanos, when something happened last
 
-	key []byte // the key of the request at hand, which its ID aliases
+	*buffers       // nil while nothing is in them
+	r, w     int   // in[r:w] is what was read and not dealt with
+	err      error // why nothing more comes
+	lost     bool  // an answer could not be written
+	hangUp   bool  // close when the answers so far are written
+	held     int64 // of Server.MaxBuffered
+
+	key []byte    // the key of the request at hand, which its ID aliases
+	app appTarget // what the targets of the peer's application begin with
 	req request
 	rec store.Record // what the store read; its body is reused
 	put store.Record // what the store is to write
@@ -53,14 +72,19 @@ type conn struct {
 	terms putTerms // of an old client's PUT
 	fresh bool     // an old client's GET was the first of its session
 
+	// Of the request at hand, for the statistics.
+	call    callKind
+	outcome outcome
+	waited  bool
+
 	// grants are the locks whose delivery is not certain: the peer has sent nothing
 	// since. Their keys stand one after the other in grantKeys.
 	grants    []grant
 	grantKeys []byte
 
-	partial    bool // the read deadline is that of a request that has begun
-	readUntil  time.Time
-	writeUntil time.Time
+	partial    bool  // the read deadline is that of a request that has begun
+	readUntil  int64 // the deadlines, by Server.nanos; 0 for none
+	writeUntil int64
 }
 
 type grant struct {
@@ -69,12 +93,56 @@ type grant struct {
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
-	return &conn{s: s, nc: nc, in: make([]byte, smallBuffer), out: make([]byte, 0, smallBuffer)}
+	c := &conn{s: s, nc: nc, counters: &s.counters[rand.IntN(len(s.counters))]}
+	if c.raw = rawConn(nc); c.raw != nil {
+		c.ready = c.readNow
+	}
+	c.unpark()
+	return c
+}
+
+// open does what comes before the first request, and reports whether there may be
+// one.
+func (c *conn) open() bool {
+	if c.denied {
+		return true
+	}
+	if t, ok := c.nc.(*tls.Conn); ok && !c.handshake(t) {
+		return false
+	}
+	if c.s.rules.Load().ClientCerts && !c.certified {
+		c.s.refused(c, refusedCert)
+		return false
+	}
+	if !c.pace(connCost) {
+		c.s.refused(c, refusedRate)
+		return false
+	}
+	return true
+}
+
+// handshake makes the connection safe, in the time that a request may take.
+func (c *conn) handshake(t *tls.Conn) bool {
+	limit := c.s.ReadTimeout
+	if limit < 0 {
+		limit = DefaultReadTimeout
+	}
+	t.SetDeadline(time.Now().Add(limit))
+	if err := t.HandshakeContext(c.s.waiting); err != nil {
+		if !c.s.draining.Load() {
+			c.s.refused(c, refusedHandshake, "err", err)
+		}
+		return false
+	}
+	t.SetDeadline(time.Time{})
+	c.certified = len(t.ConnectionState().VerifiedChains) > 0
+	c.now = c.s.nanos()
+	return true
 }
 
 // serve answers requests, in order, until the connection ends.
 func (c *conn) serve() {
-	defer c.giveBackUndelivered()
+	defer c.close()
 	for !c.hangUp {
 		n, err := c.req.parse(c.in[c.r:c.w], c.s.limits)
 		switch {
@@ -82,11 +150,20 @@ func (c *conn) serve() {
 			c.r += n
 			c.partial = false
 			c.handle()
+			if c.held > 0 || cap(c.rec.Body) > keepBuffer {
+				c.letGo()
+			}
+			if c.lost {
+				return
+			}
 			if len(c.out) >= flushAt && !c.flush() {
 				return
 			}
 		case err != errShort:
 			c.refuse(err)
+			c.counters.requests[callUnknown][c.outcome].Add(1)
+		case c.req.want > 0 && !c.partial && !c.expect():
+			c.counters.requests[callUnknown][c.outcome].Add(1)
 		default:
 			if !c.flush() || c.err != nil || !c.fill() {
 				return
@@ -96,27 +173,92 @@ func (c *conn) serve() {
 	c.linger()
 }
 
+// close gives back what the connection has taken.
+func (c *conn) close() {
+	c.giveBackUndelivered()
+	c.park()
+}
+
+// expect reports whether a request whose body is still to come may be made, so that
+// nobody's body is kept who may not send it.
+func (c *conn) expect() bool {
+	var ok bool
+	if c.key, ok = c.app.appendKey(c.key[:0], c.req.target); !ok {
+		c.refuse(errBadTarget)
+		return false
+	}
+	if c.denied {
+		c.tell(c.why)
+		c.hangUp = true
+		return false
+	}
+	why, ok := c.admit(splitKey(c.key).App, Write)
+	if !ok {
+		c.deny(why)
+		c.hangUp = true
+	}
+	return ok
+}
+
 // fill waits for more of the peer's bytes.
 func (c *conn) fill() bool {
 	if c.r == c.w {
 		c.r, c.w = 0, 0
-		if cap(c.in) > keepBuffer {
-			c.in = make([]byte, smallBuffer)
-		}
+		c.shrink()
 		c.setIdleDeadline()
 		c.state.Store(connIdle)
 		if c.s.draining.Load() {
 			return false
 		}
-		ok := c.read()
+		ok := c.readIdle()
 		return c.state.CompareAndSwap(connIdle, connBusy) && ok
 	}
-	c.makeRoom()
 	if !c.partial {
 		c.partial = true
 		c.setReadDeadline(c.s.ReadTimeout)
 	}
-	return c.read()
+	for want := c.req.want; ; {
+		if !c.makeRoom() {
+			c.deny(refusedMemory)
+			c.hangUp = true
+			return true
+		}
+		if !c.read() {
+			return false
+		}
+		if c.w-c.r >= want || c.err != nil {
+			return true
+		}
+	}
+}
+
+// letGo lets go of the body of the record that was read, if it is large: it was sent.
+func (c *conn) letGo() {
+	if cap(c.rec.Body) > keepBuffer {
+		c.rec.Body = nil
+	}
+	c.hold(cap(c.in), cap(c.out))
+}
+
+// shrink lets go of what an idle connection does not need.
+func (c *conn) shrink() {
+	keep := keepBuffer
+	if c.raw == nil {
+		keep = freeBuffer // since it keeps them
+	}
+	if cap(c.in) > keep {
+		c.in = make([]byte, smallBuffer)
+		c.req = request{} // which aliases the old one
+	}
+	if cap(c.out) > keep {
+		c.out = make([]byte, 0, smallBuffer)
+	}
+	if c.held > 0 {
+		c.hold(cap(c.in), cap(c.out))
+	}
+	if cap(c.key) > smallBuffer {
+		c.key = nil
+	}
 }
 
 // closeIdle closes the connection if it has nothing to do.
@@ -127,31 +269,63 @@ func (c *conn) closeIdle() {
 }
 
 // makeRoom makes room for more of a request that has begun. It grows with what
-// has come, not with what the peer says will.
-func (c *conn) makeRoom() {
+// has come, not with what the peer says will. It reports false if the server has no
+// memory for that now.
+func (c *conn) makeRoom() bool {
 	if c.w < len(c.in) {
-		return
+		return true
 	}
 	if c.r > 0 && c.w-c.r <= len(c.in)/2 {
 		c.w = copy(c.in, c.in[c.r:c.w])
 		c.r = 0
-		return
+		return true
 	}
-	c.grow()
+	return c.grow()
 }
 
 // grow moves what is buffered to a larger buffer, leaving the old one as it is.
-func (c *conn) grow() {
-	next := make([]byte, 2*max(c.w-c.r, smallBuffer))
+func (c *conn) grow() bool {
+	size := 2 * max(c.w-c.r, smallBuffer)
+	if c.req.want > c.w-c.r {
+		size = min(size, max(c.req.want, 2*smallBuffer))
+	}
+	if !c.hold(size, cap(c.out)) {
+		return false
+	}
+	next := make([]byte, size)
 	c.w = copy(next, c.in[c.r:c.w])
 	c.r = 0
 	c.in = next
+	return true
 }
 
 func (c *conn) read() bool {
 	n, err := c.nc.Read(c.in[c.w:])
 	c.w += n
+	return c.got(n, err)
+}
+
+// readIdle reads without keeping buffers while there is nothing to be read, if that
+// is possible.
+func (c *conn) readIdle() bool {
+	if c.raw == nil {
+		return c.read()
+	}
+	err := c.raw.Read(c.ready)
+	if c.buffers == nil {
+		c.unpark()
+	}
+	if err == nil {
+		err = c.err
+	}
+	return c.got(c.w, err)
+}
+
+// got takes notice of n bytes more, or of the error that came instead or with them.
+func (c *conn) got(n int, err error) bool {
+	c.now = c.s.nanos()
 	if n > 0 {
+		c.counters.in.Add(uint64(n))
 		// Whoever asks again has got the answers, the grants of locks among them.
 		c.grants, c.grantKeys = c.grants[:0], c.grantKeys[:0]
 	}
@@ -163,21 +337,27 @@ func (c *conn) read() bool {
 // again, so that not every request has to set it anew.
 func (c *conn) setIdleDeadline() {
 	limit := c.s.IdleTimeout
-	if limit < 0 && c.readUntil.IsZero() {
+	if c.denied {
+		limit = denialTimeout
+	}
+	if limit < 0 && c.readUntil == 0 {
 		return
 	}
-	if left := time.Until(c.readUntil); left < limit || left > limit+limit/2 {
+	if left := time.Duration(c.readUntil - c.now); left < limit || left > limit+limit/2 {
 		c.setReadDeadline(limit + limit/2)
 	}
 }
 
 // setReadDeadline lets reads fail after limit, or never if it is less than 0.
 func (c *conn) setReadDeadline(limit time.Duration) {
-	c.readUntil = time.Time{}
+	c.readUntil = 0
+	var until time.Time
 	if limit >= 0 {
-		c.readUntil = time.Now().Add(limit)
+		c.now = c.s.nanos()
+		c.readUntil = c.now + int64(limit)
+		until = c.s.epoch.Add(time.Duration(c.readUntil))
 	}
-	c.nc.SetReadDeadline(c.readUntil)
+	c.nc.SetReadDeadline(until)
 }
 
 // flush writes the answers so far.
@@ -185,22 +365,28 @@ func (c *conn) flush() bool {
 	if len(c.out) == 0 {
 		return !c.lost
 	}
-	if limit := c.s.WriteTimeout; limit >= 0 && time.Until(c.writeUntil) < limit {
-		c.writeUntil = time.Now().Add(limit + limit/2)
-		c.nc.SetWriteDeadline(c.writeUntil)
-	}
-	_, err := c.nc.Write(c.out)
+	c.write(c.out)
 	c.out = c.out[:0]
 	if cap(c.out) > keepBuffer {
 		c.out = make([]byte, 0, smallBuffer)
 	}
-	if cap(c.rec.Body) > keepBuffer {
-		c.rec.Body = nil
+	return !c.lost
+}
+
+// write writes b, which is all or nothing to the peer.
+func (c *conn) write(b []byte) {
+	if c.lost {
+		return
 	}
+	if limit := c.s.WriteTimeout; limit >= 0 && time.Duration(c.writeUntil-c.now) < limit {
+		c.writeUntil = c.s.nanos() + int64(limit+limit/2)
+		c.nc.SetWriteDeadline(c.s.epoch.Add(time.Duration(c.writeUntil)))
+	}
+	n, err := c.nc.Write(b)
+	c.counters.out.Add(uint64(n))
 	if err != nil {
 		c.err, c.lost = err, true
 	}
-	return !c.lost
 }
 
 // refuse answers a request that cannot be read, and ends the connection: nobody
@@ -213,6 +399,7 @@ func (c *conn) refuse(why error) {
 		return
 	}
 	c.fail(statusBadRequest, why.Error())
+	c.outcome = outcomeMalformed
 }
 
 // linger writes what is left, and reads and drops what the peer still sends: a
@@ -228,6 +415,9 @@ func (c *conn) linger() {
 	limit := 5 * time.Second
 	if t := c.s.ReadTimeout; t >= 0 {
 		limit = min(limit, t)
+	}
+	if c.denied {
+		limit = min(limit, denialTimeout)
 	}
 	c.nc.SetReadDeadline(time.Now().Add(limit))
 	c.state.Store(connIdle)
@@ -271,10 +461,13 @@ func (c *conn) giveBack(id store.ID, owner uint64) {
 // await waits for a lock that is another's. It reports false if meanwhile the
 // peer went away or the server began to shut down; the lock is then nobody's.
 func (c *conn) await(id store.ID, o store.LockOptions) (ok bool, err error) {
+	c.waited = true
 	if !c.flush() {
 		c.hangUp = true
 		return false, c.err
 	}
+	c.s.waits.Add(1)
+	defer c.s.waits.Add(-1)
 	ctx, cancel := context.WithCancel(c.s.waiting)
 	defer cancel()
 	stop := c.watch(cancel)

@@ -11,15 +11,18 @@
 //
 // The protocol is Microsoft's [MS-ASP], so that ASP.NET applications can keep their
 // sessions on a Holdfast server, and Go applications theirs on Microsoft's. It has
-// neither encryption nor passwords: serve it on localhost or a unix socket, or behind
-// a firewall that lets only the web servers in ([Server.AllowRemote]).
+// neither encryption nor passwords of its own: serve it on localhost or a unix socket,
+// over TLS (give [Server.Serve] a listener of package crypto/tls) to those who have a
+// token or a certificate ([Access]), or behind a firewall that lets only the web
+// servers in ([Server.AllowRemote]).
 //
 // # The protocol
 //
 // It looks like HTTP/1.1 and is not quite: targets are escaped as a whole and begin
 // with %2f, some servers leave the protocol out of the status line, lengths on
 // requests other than PUT mean nothing, and net/http refuses all that. Requests on a
-// connection are answered in order, and more than one may be sent ahead.
+// connection are answered in order, and more than one may be sent ahead, to a server
+// whose first answer on the connection was marked.
 //
 //	request  = method SP target SP "HTTP/1." DIGIT CRLF *( name ":" value CRLF ) CRLF [ body ]
 //	method   = "GET" / "PUT" / "DELETE" / "HEAD"
@@ -44,9 +47,10 @@
 //	call     request                                      answers
 //	Load     GET                                          200 record; 304 if If-None-Match: version
 //	                                                      is the session's; 404
-//	Lock     GET, Exclusive: acquire, Lock-Token: owner   200 record; 404; 423 with LockCookie,
-//	         [Prefer: wait=seconds]                       LockAge: seconds, Lock-Token
-//	         [Holdfast-Stale: seconds]
+//	Lock     GET, Exclusive: acquire, Lock-Token: owner   200 record; 304 as above, and locked;
+//	         [Prefer: wait=seconds]                       404; 423 with LockCookie,
+//	         [Holdfast-Stale: seconds]                    LockAge: seconds, Lock-Token
+//	         [If-None-Match: version]
 //	Create   PUT, If-None-Match: *,                       200 ETag: version [LockCookie]; 412 exists;
 //	         Idempotency-Key: version, fields, body       413 too large; 507 full
 //	         [Lock-Token: owner, to hold]
@@ -78,7 +82,50 @@
 //
 // A Lock that waits is withdrawn by closing the connection, at least its sending
 // half. What was sent before that is still done, so that a client which sends the
-// release along knows that it holds nothing afterwards.
+// release along knows that it holds nothing afterwards. One that does not wait is
+// withdrawn by a release sent behind it.
+//
+// # Lists and ends
+//
+// Requests about many sessions have targets that no client has for a session: those
+// all have ")/" in them. To requests without the mark they are sessions like others.
+//
+//	List     GET /holdfast/sessions[?query]               200 JSON
+//	         app, subject, after, limit
+//	Ended    GET /holdfast/ends?query                     200 JSON
+//	         app, limit, lease=seconds
+//	Ack      DELETE /holdfast/ends?query                  200
+//	         app, key, and more keys
+//
+// A query is escaped as a target is. In it an application is called as in a target,
+// with its hash: "/shop(…)"; without one, List is of all. Of a limit past 1,000 the
+// answer is that of 1,000; an answer to Ended may have fewer than there are, if they
+// are large. The answer is 501 if the store cannot do it.
+//
+//	list     = { "sessions": [ session, … ], "next": string }     next, if there is more, is for after
+//	ends     = { "ends": [ session and { "key": string, "reason": kind, "age": seconds, "to": string }, … ] }
+//	session  = { "target": target, "version": hex, "history": [ hex, hex, hex ], "acquired": hex,
+//	             "locked": bool, "lockAge": seconds, "lockCookie": number, "timeout": seconds,
+//	             "created": seconds, "flags": number, "subject": string, "body": base64 }
+//
+// Strings are escaped there too, since they need not be UTF-8; seconds are numbers.
+// What is zero may be left out. The body is that of an end; lists have none. Sessions
+// whose target no client makes are left out.
+//
+// # Access
+//
+// Where the server asks for a token, each request has "Authorization: Bearer secret".
+// A request that is refused is answered to a marked client with
+//
+//	401      without a token, or with one that the server does not know
+//	403      if the token does not allow it, whether there is such an application or
+//	         session or not; or if the client's address may not connect
+//	429      if the client's address asks too often, or has too many connections or
+//	         waiting requests; 503 if the server has no memory for one so large
+//
+// and to an old one with 400. It was certainly not applied. Requests that come too
+// fast are first of all delayed. The bodies of requests that are refused are not
+// waited for: that answer ends the connection.
 //
 // # Old clients
 //
@@ -97,6 +144,8 @@
 //
 // Timeouts travel in minutes there, rounded down; a session whose timeout is not whole
 // minutes keeps it when an old client saves it.
+//
+// They cannot carry a token: where tokens are needed, [Access].Trusted lets them in.
 //
 // # Foreign servers
 //

@@ -32,6 +32,32 @@ func ExampleServer() {
 	// stateserver: server closed
 }
 
+func ExamplePartitioned() {
+	var servers []*stateserver.Client
+	for _, addr := range []string{"10.0.0.1:42424", "10.0.0.2:42424", "10.0.0.3:42424"} {
+		c, err := stateserver.Dial(addr, nil)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		servers = append(servers, c)
+	}
+	sessions := stateserver.Partitioned(servers...) // a store.Store
+	defer sessions.Close()
+
+	// By default each session is on the server that its ID decides. A resolver of
+	// one's own can go by anything else that every process knows:
+	sessions.Resolve = func(id store.ID) int {
+		if id.App == "/shop" {
+			return 0
+		}
+		return 1
+	}
+	c, err := sessions.Server(store.ID{App: "/shop", Session: "lit3py55t21z5v55vlm25s55"})
+	fmt.Println(c == servers[0], err)
+	// Output: true <nil>
+}
+
 func ExampleClient() {
 	l, err := net.Listen("tcp", "localhost:0")
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"time"
+	"unsafe"
 
 	"github.com/holdfast-session/holdfast/store"
 )
@@ -12,20 +13,82 @@ import (
 // The answers to Holdfast's own clients, whose requests are marked: one call of
 // the store each.
 
-// handle answers the request in c.req.
+// handle answers the request in c.req, and counts it.
 func (c *conn) handle() {
+	start := c.now
+	c.waited, c.outcome = false, outcomeWithdrawn
+	c.call = c.callOf()
+	c.dispatch()
+	c.now = c.s.nanos()
+	c.count(start)
+}
+
+// callsOf are the calls by their method.
+var callsOf = [...]struct{ marked, old callKind }{
+	methodGet:    {callLoad, callOldGet},
+	methodPut:    {callSave, callOldPut},
+	methodDelete: {callRemove, callOldDelete},
+	methodHead:   {callTouch, callOldHead},
+}
+
+// callOf is what the request asks for.
+func (c *conn) callOf() callKind {
+	marked := c.req.has(fieldHoldfast) && !c.s.Exact
+	if marked && isListTarget(c.req.target) {
+		return listCall(&c.req)
+	}
+	of := callsOf[c.req.method]
+	switch {
+	case c.req.method == methodGet && c.req.exclusive == exclusiveAcquire:
+		of.marked, of.old = callLock, callOldAcquire
+	case c.req.method == methodGet && c.req.exclusive == exclusiveRelease:
+		of.marked, of.old = callUnlock, callOldRelease
+	case c.req.method == methodPut && c.req.absent:
+		of.marked = callCreate
+	}
+	if marked {
+		return of.marked
+	}
+	return of.old
+}
+
+// dispatch answers the request, unless it is refused.
+func (c *conn) dispatch() {
+	if c.denied {
+		c.hangUp = true
+		c.tell(c.why)
+		return
+	}
+	if !c.pace(1) {
+		c.deny(refusedRate)
+		return
+	}
+	switch c.call {
+	case callUnknown:
+		c.hangUp = true
+		c.start(statusBadRequest)
+		c.finish("")
+		return
+	case callList, callEnded, callAck:
+		c.handleLists()
+		return
+	}
 	var ok bool
-	if c.key, ok = appendKey(c.key[:0], c.req.target); !ok {
+	if c.key, ok = c.app.appendKey(c.key[:0], c.req.target); !ok {
 		c.refuse(errBadTarget)
 		return
 	}
 	id := splitKey(c.key)
+	need := Write
+	if c.call == callLoad || c.call == callTouch {
+		need = Read
+	}
+	if why, ok := c.admit(id.App, need); !ok {
+		c.deny(why)
+		return
+	}
 	switch {
-	case c.req.method == methodUnknown:
-		c.hangUp = true
-		c.start(statusBadRequest)
-		c.finish("")
-	case c.s.Exact || !c.req.has(fieldHoldfast):
+	case c.call >= callOldGet:
 		c.handleOld(id)
 	case c.req.bad != 0:
 		c.refuse(errBadField)
@@ -77,6 +140,13 @@ func (c *conn) handleLock(id store.ID) {
 	// Most locks are free. Only for one that is not is the peer watched.
 	err := c.s.Store.Lock(c.s.base, id, o, &c.rec)
 	if err != nil && c.req.wait > 0 && asLocked(err) != nil {
+		if max := c.s.rules.Load().MaxWaits; max > 0 && c.source.waits.Add(1) > int64(max) {
+			c.source.waits.Add(-1)
+			c.deny(refusedWaits)
+			return
+		} else if max > 0 {
+			defer c.source.waits.Add(-1)
+		}
 		o.Wait = c.req.wait
 		var ok bool
 		if ok, err = c.await(id, o); !ok {
@@ -86,9 +156,9 @@ func (c *conn) handleLock(id store.ID) {
 			return
 		}
 	}
-	c.answerRecord(err)
+	sent := c.answerRecord(err)
 	switch {
-	case err == nil && c.rec.Items != nil:
+	case err == nil && !sent:
 		c.giveBack(id, o.Owner)
 	case err == nil:
 		c.granted(o.Owner)
@@ -185,25 +255,38 @@ func (c *conn) answer(err error) {
 	}
 }
 
-// answerRecord writes the answer to a call that read c.rec.
-func (c *conn) answerRecord(err error) {
+// answerRecord writes the answer to a call that read c.rec, and reports whether it
+// carries that.
+func (c *conn) answerRecord(err error) bool {
 	switch {
 	case err != nil:
 		c.answer(err)
-		return
+		return false
 	case c.rec.Items != nil:
 		c.answer(errItems)
-		return
+		return false
+	case !c.holdAnswer(len(c.rec.Body)):
+		c.deny(refusedMemory)
+		return false
 	}
-	if c.req.known != 0 && c.req.known == c.rec.Version && c.req.exclusive == exclusiveNone {
+	if c.req.known != 0 && c.req.known == c.rec.Version {
 		c.start(statusNotModified)
 		c.out = appendRecordHead(c.out, &c.rec)
 		c.finish("")
-		return
+		return true
 	}
 	c.start(statusOK)
 	c.out = appendRecordHead(c.out, &c.rec)
 	c.finish(alias(c.rec.Body))
+	return true
+}
+
+// holdAnswer reports whether there may be an answer with a body of n bytes.
+func (c *conn) holdAnswer(n int) bool {
+	if n <= keepBuffer {
+		n = max(n+len(c.out), cap(c.out)) // it goes there
+	}
+	return c.hold(cap(c.in), n)
 }
 
 // errItems guards a store that a Manager in this process fills at the same time.
@@ -212,6 +295,7 @@ var errItems = fmt.Errorf("stateserver: the store holds this session as items of
 
 // start begins an answer; every later line of its head begins with its line end.
 func (c *conn) start(status int) {
+	c.outcome = outcomeOf[status]
 	c.out = append(c.out, statusLine(status)...)
 	c.out = append(c.out, "\r\nX-AspNet-Version: "...)
 	c.out = append(c.out, c.s.Version...)
@@ -220,12 +304,17 @@ func (c *conn) start(status int) {
 	}
 }
 
-// finish ends the head of an answer and writes its body.
+// finish ends the head of an answer and writes its body. A large body is sent from
+// where it is.
 func (c *conn) finish(body string) {
 	c.out = append(c.out, "\r\nCache-Control: private\r\nContent-Length: "...)
 	c.out = strconv.AppendInt(c.out, int64(len(body)), 10)
 	c.out = append(c.out, "\r\n\r\n"...)
-	c.out = append(c.out, body...)
+	if len(body) <= keepBuffer {
+		c.out = append(c.out, body...)
+	} else if c.flush() {
+		c.write(unsafe.Slice(unsafe.StringData(body), len(body)))
+	}
 }
 
 // fail writes an answer that says in words what is wrong, except to a HEAD, whose

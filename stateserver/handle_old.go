@@ -28,6 +28,7 @@ const (
 var (
 	errBusy     = errors.New("stateserver: too many others changed the session at the same time")
 	errNoCookie = errors.New("stateserver: a release needs a LockCookie")
+	errMemory   = errors.New("stateserver: " + refusalTexts[refusedMemory].text)
 )
 
 func (c *conn) handleOld(id store.ID) {
@@ -84,6 +85,14 @@ func (c *conn) load(id store.ID) error {
 	return err
 }
 
+// fits is an error if there is no memory to answer with c.rec.
+func (c *conn) fits() error {
+	if !c.holdAnswer(len(c.rec.Body)) {
+		return errMemory
+	}
+	return nil
+}
+
 // locked is the error that names the lock in c.rec, or the last one that was.
 func (c *conn) locked() error {
 	return &store.LockedError{Lock: c.rec.Lock, Age: c.rec.LockAge}
@@ -93,6 +102,9 @@ func (c *conn) oldGet(id store.ID) error {
 	err := c.load(id)
 	if err == nil && c.rec.Locked {
 		err = c.locked()
+	}
+	if err == nil {
+		err = c.fits()
 	}
 	if err != nil || c.rec.Flags&store.Uninitialized == 0 {
 		return err
@@ -125,7 +137,10 @@ func (c *conn) oldAcquire(id store.ID) error {
 		return err
 	case c.rec.Items != nil:
 		err = errItems
-	case c.rec.Flags&store.Uninitialized != 0:
+	default:
+		err = c.fits()
+	}
+	if err == nil && c.rec.Flags&store.Uninitialized != 0 {
 		err = c.initialize(id)
 	}
 	if err != nil {
@@ -321,6 +336,8 @@ func (c *conn) answerOld(err error) {
 		c.finish("")
 	case err == errNoCookie:
 		c.badHeader("Http_LockCookie")
+	case err == errMemory:
+		c.deny(refusedMemory)
 	default:
 		c.refuseOld(err)
 	}
@@ -341,6 +358,7 @@ func (c *conn) refuseOld(err error) {
 	}
 	c.s.Logger.Error("stateserver: the store failed", "err", err)
 	c.fail(statusBadRequest, err.Error())
+	c.outcome = outcomeFailed
 }
 
 // appendFresh says if this request took the mark from an uninitialized session.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -79,6 +80,13 @@ func connect(t testing.TB, addr string) *wire {
 	return &wire{t, nc, bufio.NewReader(nc)}
 }
 
+// wireOver speaks it on a connection that is there.
+func wireOver(t testing.TB, nc net.Conn) *wire {
+	nc.SetDeadline(time.Now().Add(limit))
+	t.Cleanup(func() { nc.Close() })
+	return &wire{t, nc, bufio.NewReader(nc)}
+}
+
 func (w *wire) send(s string) {
 	w.t.Helper()
 	if _, err := io.WriteString(w, s); err != nil {
@@ -121,6 +129,16 @@ func (w *wire) ends() {
 	w.t.Helper()
 	if b, err := io.ReadAll(w.r); len(b) > 0 || err != nil && !errors.Is(err, net.ErrClosed) && !isReset(err) {
 		w.t.Fatalf("got %q, %v; want the connection's end", b, err)
+	}
+}
+
+// waitFor waits until something is so.
+func waitFor(t testing.TB, what string, so func() bool) {
+	t.Helper()
+	for end := time.Now().Add(limit); !so(); runtime.Gosched() {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain for %s", what)
+		}
 	}
 }
 

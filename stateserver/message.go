@@ -61,6 +61,7 @@ const (
 	fieldAcquired
 	fieldAge
 	fieldAspNetVersion
+	fieldAuthorization
 	fieldContentLength
 	fieldCreated
 	fieldETag
@@ -87,50 +88,108 @@ const (
 )
 
 // fieldOf finds a field by its name, in any case. LockCookie has two spellings,
-// since Microsoft's own text has both.
+// since Microsoft's own text has both. The length and one letter leave one name to
+// compare.
 func fieldOf(name []byte) field {
-	is := func(want string, f field) field {
-		for i := range name {
-			b := name[i]
-			if 'A' <= b && b <= 'Z' {
-				b |= 0x20
-			}
-			if b != want[i] {
-				return fieldUnknown
-			}
-		}
-		return f
-	}
+	var want string
+	var f field
 	switch len(name) {
 	case 4:
-		return is("etag", fieldETag)
+		want, f = "etag", fieldETag
 	case 6:
-		return is("prefer", fieldPrefer)
+		want, f = "prefer", fieldPrefer
 	case 7:
-		return max(is("timeout", fieldTimeout), is("lockage", fieldLockAge))
+		switch name[0] | 0x20 {
+		case 't':
+			want, f = "timeout", fieldTimeout
+		case 'l':
+			want, f = "lockage", fieldLockAge
+		}
 	case 8:
-		return max(is("holdfast", fieldHoldfast), is("if-match", fieldIfMatch))
+		switch name[0] | 0x20 {
+		case 'h':
+			want, f = "holdfast", fieldHoldfast
+		case 'i':
+			want, f = "if-match", fieldIfMatch
+		}
 	case 9:
-		return is("exclusive", fieldExclusive)
+		want, f = "exclusive", fieldExclusive
 	case 10:
-		return max(is("lockcookie", fieldLockCookie), is("lock-token", fieldLockToken), is("extraflags", fieldExtraFlags))
+		switch name[5] | 0x20 {
+		case 'o':
+			want, f = "lockcookie", fieldLockCookie
+		case 't':
+			want, f = "lock-token", fieldLockToken
+		case 'f':
+			want, f = "extraflags", fieldExtraFlags
+		}
 	case 11:
-		return max(is("lock-cookie", fieldLockCookie), is("actionflags", fieldActionFlags), is("holdfast-to", fieldTo))
+		switch name[0] | 0x20 {
+		case 'l':
+			want, f = "lock-cookie", fieldLockCookie
+		case 'a':
+			want, f = "actionflags", fieldActionFlags
+		case 'h':
+			want, f = "holdfast-to", fieldTo
+		}
 	case 12:
-		return is("holdfast-age", fieldAge)
+		want, f = "holdfast-age", fieldAge
 	case 13:
-		return max(is("if-none-match", fieldIfNoneMatch), is("holdfast-hold", fieldHold))
+		switch name[0] | 0x20 {
+		case 'i':
+			want, f = "if-none-match", fieldIfNoneMatch
+		case 'h':
+			want, f = "holdfast-hold", fieldHold
+		case 'a':
+			want, f = "authorization", fieldAuthorization
+		}
 	case 14:
-		return max(is("content-length", fieldContentLength), is("holdfast-stale", fieldStale), is("holdfast-flags", fieldFlags))
+		switch name[9] | 0x20 {
+		case 'e':
+			want, f = "content-length", fieldContentLength
+		case 's':
+			want, f = "holdfast-stale", fieldStale
+		case 'f':
+			want, f = "holdfast-flags", fieldFlags
+		}
 	case 15:
-		return max(is("idempotency-key", fieldIdempotencyKey), is("holdfast-reason", fieldReason))
+		switch name[0] | 0x20 {
+		case 'i':
+			want, f = "idempotency-key", fieldIdempotencyKey
+		case 'h':
+			want, f = "holdfast-reason", fieldReason
+		}
 	case 16:
-		return max(is("x-aspnet-version", fieldAspNetVersion), is("holdfast-timeout", fieldSeconds), is("holdfast-created", fieldCreated),
-			is("holdfast-subject", fieldSubject), is("holdfast-history", fieldHistory))
+		switch name[9] | 0x20 {
+		case 'v':
+			want, f = "x-aspnet-version", fieldAspNetVersion
+		case 't':
+			want, f = "holdfast-timeout", fieldSeconds
+		case 'c':
+			want, f = "holdfast-created", fieldCreated
+		case 's':
+			want, f = "holdfast-subject", fieldSubject
+		case 'h':
+			want, f = "holdfast-history", fieldHistory
+		}
 	case 17:
-		return max(is("holdfast-acquired", fieldAcquired), is("transfer-encoding", fieldTransferEncoding))
+		switch name[0] | 0x20 {
+		case 'h':
+			want, f = "holdfast-acquired", fieldAcquired
+		case 't':
+			want, f = "transfer-encoding", fieldTransferEncoding
+		}
 	}
-	return fieldUnknown
+	for i := range len(want) {
+		b := name[i]
+		if 'A' <= b && b <= 'Z' {
+			b |= 0x20
+		}
+		if b != want[i] {
+			return fieldUnknown
+		}
+	}
+	return f
 }
 
 // fields are the header fields of one message. A field that is not in have has
@@ -165,6 +224,7 @@ type fields struct {
 	kind        store.Kind
 	subject     []byte // escaped, in the message's buffer
 	to          []byte // likewise
+	secret      []byte // of Authorization: Bearer; in the message's buffer
 }
 
 func (h *fields) has(f field) bool { return h.have&(1<<f) != 0 }
@@ -193,6 +253,8 @@ func (h *fields) set(f field, v []byte) {
 	case fieldAspNetVersion:
 		digits, _, _ := bytes.Cut(v, []byte("."))
 		h.major, ok = parseInt32(digits)
+	case fieldAuthorization:
+		h.secret = bearer(v)
 	case fieldContentLength:
 		n, good := parseUint(v, math.MaxInt32)
 		// Two that differ leave no way to tell where the message ends.
@@ -494,6 +556,16 @@ func parseWait(b []byte) (time.Duration, bool) {
 		}
 	}
 	return 0, true
+}
+
+// bearer returns the secret in the value of Authorization, or nothing if that is of
+// another scheme, which is for others to understand.
+func bearer(v []byte) []byte {
+	scheme, secret, _ := bytes.Cut(v, []byte(" "))
+	if !bytes.EqualFold(scheme, []byte("Bearer")) {
+		return nil
+	}
+	return trimSpace(secret)
 }
 
 // wholeSeconds rounds a timeout up to the seconds that travel.

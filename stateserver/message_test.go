@@ -119,7 +119,7 @@ func TestRecordTravels(t *testing.T) {
 		},
 		{Version: 9, Lock: store.Lock{Cookie: 3}, Timeout: time.Minute, History: [3]store.Version{8}, Created: time.Unix(0, 0)},
 	} {
-		c := &conn{s: &Server{Version: DefaultVersion}, rec: want}
+		c := &conn{s: &Server{Version: DefaultVersion}, rec: want, buffers: new(buffers)}
 		c.answerRecord(nil)
 		var r response
 		var got store.Record

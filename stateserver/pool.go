@@ -2,13 +2,13 @@ package stateserver
 
 import (
 	"context"
-	"errors"
 	"net"
 	"sync"
 	"time"
 )
 
-// A pool lends connections, each to one request at a time.
+// A pool lends connections, each to one request at a time: to those that wait, to
+// large ones and lists, and to all on a foreign server.
 type pool struct {
 	dial  func(ctx context.Context) (net.Conn, error)
 	keep  time.Duration // how long a connection may be idle
@@ -23,6 +23,7 @@ type pool struct {
 
 // A clientConn is one connection to a server.
 type clientConn struct {
+	pool    *pool
 	nc      net.Conn
 	used    bool // a request was answered on it: the server may have closed it since
 	kind    peer
@@ -38,11 +39,6 @@ const (
 	peerUnknown  peer = iota
 	peerHoldfast      // a server that marks its answers
 	peerForeign       // another one of the protocol
-)
-
-var (
-	errClientClosed  = errors.New("stateserver: client is closed")
-	errMoreThanAsked = errors.New("stateserver: the server answers more than was asked")
 )
 
 func newPool(size int, keep time.Duration, dial func(context.Context) (net.Conn, error)) *pool {
@@ -102,10 +98,11 @@ func (p *pool) pop() *clientConn {
 		p.idle = p.idle[:n-1]
 		p.mu.Unlock()
 		rested := now.Sub(cn.since)
+		cn.nc.SetReadDeadline(time.Time{})
 		if rested < p.keep && (rested < restUnchecked || alive(cn.nc)) {
 			return cn
 		}
-		p.drop(cn)
+		cn.drop()
 	}
 }
 
@@ -120,7 +117,7 @@ func (p *pool) open(ctx context.Context, deadline time.Time) (*clientConn, error
 	if err != nil {
 		return nil, err
 	}
-	cn := &clientConn{nc: nc, in: make([]byte, 0, smallBuffer)}
+	cn := &clientConn{pool: p, nc: nc, in: make([]byte, 0, smallBuffer)}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -149,13 +146,28 @@ func (p *pool) put(cn *clientConn, fit bool) {
 		p.mu.Unlock()
 	}
 	if !fit {
-		p.drop(cn)
+		cn.drop()
 	}
 	p.release()
 }
 
-func (p *pool) drop(cn *clientConn) {
+// reusable reports whether the server goes on reading after the answer a.
+func (cn *clientConn) reusable(a *answer) bool {
+	switch a.status {
+	case statusBadRequest, statusTooLarge, statusNoToken, statusDenied:
+		return false
+	}
+	return true
+}
+
+// drop closes a connection.
+func (cn *clientConn) drop() {
 	cn.nc.Close()
+	cn.pool.forget(cn)
+}
+
+// forget is told that a connection is closed, or somebody else's.
+func (p *pool) forget(cn *clientConn) {
 	p.mu.Lock()
 	delete(p.all, cn)
 	p.mu.Unlock()
@@ -168,7 +180,7 @@ func (p *pool) dropIdle() {
 	p.idle = nil
 	p.mu.Unlock()
 	for _, cn := range idle {
-		p.drop(cn)
+		cn.drop()
 	}
 }
 

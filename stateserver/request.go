@@ -82,20 +82,27 @@ func (r *request) parseLine(line []byte) error {
 	if !ok {
 		return errBadStart
 	}
-	target, protocol, ok := bytes.Cut(rest, []byte(" "))
-	if !ok || len(target) == 0 || !bytes.HasPrefix(protocol, []byte("HTTP/1.")) || len(protocol) != len("HTTP/1.1") {
+	end, control := 0, false
+	for end < len(rest) && rest[end] != ' ' {
+		control = control || rest[end] < ' ' || rest[end] == 0x7f
+		end++
+	}
+	if end == 0 || len(rest)-end != len(" HTTP/1.1") || string(rest[end:len(rest)-1]) != " HTTP/1." {
 		return errBadStart
 	}
-	for _, c := range target {
-		if c < ' ' || c == 0x7f {
-			return errBadTarget
-		}
+	if control {
+		return errBadTarget
 	}
-	r.target = target
-	for m, s := range methods {
-		if string(name) == s {
-			r.method = method(m)
-		}
+	r.target = rest[:end]
+	switch string(name) {
+	case "GET":
+		r.method = methodGet
+	case "PUT":
+		r.method = methodPut
+	case "DELETE":
+		r.method = methodDelete
+	case "HEAD":
+		r.method = methodHead
 	}
 	return nil
 }
@@ -105,6 +112,7 @@ type call struct {
 	method  method
 	prefix  string // of the application, see appPrefix
 	session string
+	path    string // instead of both: a list's target, with its query
 
 	exclusive exclusive
 	lock      store.Lock
@@ -118,17 +126,22 @@ type call struct {
 	why       *store.Reason // DELETE
 	in        *store.Record // PUT: what to store
 	out       *store.Record // what to read a successful answer into
+	near      *nearEntry    // GET: what the client has of the session
 
 	// plain leaves the mark out, and with it all that is not in [MS-ASP].
 	plain bool
 }
 
-// appendTo writes the request for host.
+// appendTo writes the request for host, which other lines of the head may follow.
 func (q *call) appendTo(b []byte, host string) []byte {
 	b = append(b, methods[q.method]...)
 	b = append(b, ' ')
-	b = append(b, q.prefix...)
-	b = appendSession(b, q.session)
+	if q.path != "" {
+		b = append(b, q.path...)
+	} else {
+		b = append(b, q.prefix...)
+		b = appendSession(b, q.session)
+	}
 	b = append(b, " HTTP/1.1\r\nHost: "...)
 	b = append(b, host...)
 	if q.in != nil {
@@ -178,6 +191,10 @@ func (q *call) appendMarked(b []byte) []byte {
 	if q.lock.Cookie != 0 {
 		b = append(b, "\r\nLockCookie: "...)
 		b = strconv.AppendInt(b, int64(q.lock.Cookie), 10)
+	}
+	if q.near != nil {
+		b = append(b, "\r\nIf-None-Match: "...)
+		b = appendVersion(b, q.near.version)
 	}
 	if q.wait > 0 {
 		b = append(b, "\r\nPrefer: wait="...)

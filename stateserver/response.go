@@ -13,11 +13,15 @@ const (
 	statusOK          = 200
 	statusNotModified = 304
 	statusBadRequest  = 400
+	statusNoToken     = 401
+	statusDenied      = 403
 	statusNotFound    = 404
 	statusConflict    = 412
 	statusTooLarge    = 413
 	statusLocked      = 423
+	statusTooMany     = 429
 	statusFailed      = 500
+	statusUnsupported = 501
 	statusUnavailable = 503
 	statusUnsure      = 504
 	statusFull        = 507
@@ -31,6 +35,10 @@ func statusLine(status int) string {
 		return "HTTP/1.1 304 Not Modified"
 	case statusBadRequest:
 		return "HTTP/1.1 400 Bad Request"
+	case statusNoToken:
+		return "HTTP/1.1 401 Unauthorized"
+	case statusDenied:
+		return "HTTP/1.1 403 Forbidden"
 	case statusNotFound:
 		return "HTTP/1.1 404 Not Found"
 	case statusConflict:
@@ -39,6 +47,10 @@ func statusLine(status int) string {
 		return "HTTP/1.1 413 Content Too Large"
 	case statusLocked:
 		return "HTTP/1.1 423 Locked"
+	case statusTooMany:
+		return "HTTP/1.1 429 Too Many Requests"
+	case statusUnsupported:
+		return "HTTP/1.1 501 Not Implemented"
 	case statusUnavailable:
 		return "HTTP/1.1 503 Service Unavailable"
 	case statusUnsure:

@@ -2,6 +2,7 @@ package stateserver
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -26,6 +27,7 @@ const (
 	DefaultVersion      = "4.0.30319"
 	DefaultMaxBody      = 16 << 20
 	DefaultMaxHeader    = 16 << 10
+	DefaultMaxBuffered  = 256 << 20
 	DefaultIdleTimeout  = 5 * time.Minute
 	DefaultReadTimeout  = 30 * time.Second
 	DefaultWriteTimeout = 30 * time.Second
@@ -49,9 +51,14 @@ type Server struct {
 	// the store counts them.
 	Exact bool
 
-	// AllowRemote lets other machines connect. The protocol has neither encryption
-	// nor passwords: whoever connects reads and changes every session. Without it
-	// the server refuses to listen on an address that other machines reach.
+	// Access says who may use the server, and how much of it; it is read at the
+	// first Serve. [Server.SetAccess] changes it later.
+	Access Access
+
+	// AllowRemote lets other machines connect where Access asks for neither tokens
+	// nor client certificates: whoever connects reads and changes every session.
+	// Without it the server then refuses to listen on an address that other machines
+	// reach.
 	AllowRemote bool
 
 	// Version is sent as X-AspNet-Version; empty means DefaultVersion. ASP.NET's
@@ -61,6 +68,11 @@ type Server struct {
 	// MaxBody is how many bytes a session may have on the wire, and MaxHeader how
 	// many the head of a request; 0 means DefaultMaxBody and DefaultMaxHeader.
 	MaxBody, MaxHeader int
+
+	// MaxBuffered is how many bytes requests and answers of more than 16 KiB may
+	// take together while they are being sent. Who exceeds it is answered 503. 0
+	// means DefaultMaxBuffered.
+	MaxBuffered int64
 
 	// MaxConns is how many connections are served at a time, 0 for no limit. Those
 	// past it wait, unaccepted, for one to end.
@@ -92,6 +104,15 @@ type Server struct {
 	stripes  [256]sync.Mutex // Exact: one operation on a key at a time
 	seed     maphash.Seed
 
+	epoch     time.Time // what nanos counts from
+	accessErr error     // why there are no rules
+	rules     atomic.Pointer[rules]
+	sources   sources
+	denials   chan struct{} // a place for each refused connection that is answered
+	counters  []counters
+	waits     atomic.Int64 // requests that wait for a lock
+	buffered  atomic.Int64 // of MaxBuffered
+
 	mu        sync.Mutex
 	closed    bool // set before draining, under mu
 	listeners map[net.Listener]struct{}
@@ -111,6 +132,9 @@ func (s *Server) setUp() {
 		if s.Version == "" {
 			s.Version = DefaultVersion
 		}
+		if s.MaxBuffered == 0 {
+			s.MaxBuffered = DefaultMaxBuffered
+		}
 		s.limits = limits{head: s.MaxHeader, body: s.MaxBody}
 		if s.limits.head == 0 {
 			s.limits.head = DefaultMaxHeader
@@ -129,6 +153,13 @@ func (s *Server) setUp() {
 		if s.MaxConns > 0 {
 			s.slots = make(chan struct{}, s.MaxConns)
 		}
+		s.epoch = time.Now()
+		r, err := compile(&s.Access)
+		if s.accessErr = err; err == nil {
+			s.rules.Store(r)
+		}
+		s.denials = make(chan struct{}, maxDenials)
+		s.counters = make([]counters, shards)
 		s.base, s.end = context.WithCancel(context.Background())
 		s.waiting, s.endWaits = context.WithCancel(s.base)
 		s.seed = maphash.MakeSeed()
@@ -136,6 +167,9 @@ func (s *Server) setUp() {
 		s.conns = make(map[*conn]struct{})
 	})
 }
+
+// nanos is the time, in nanoseconds since the server began.
+func (s *Server) nanos() int64 { return int64(time.Since(s.epoch)) }
 
 // ListenAndServe listens on addr, as [Listen] does, and serves.
 func (s *Server) ListenAndServe(addr string) error {
@@ -185,11 +219,16 @@ func (s *Server) Serve(l net.Listener) error {
 	if s.Store == nil {
 		return errors.New("stateserver: Server.Store is nil; set it before Serve")
 	}
-	if !s.AllowRemote && !local(l.Addr()) {
-		return fmt.Errorf("stateserver: %s can be reached from other machines, and the protocol has no passwords: "+
-			"listen on localhost or a unix socket, or set AllowRemote where a firewall lets only the web servers in", l.Addr())
-	}
 	s.setUp()
+	r := s.rules.Load()
+	if r == nil {
+		return s.accessErr
+	}
+	if addr := addrOf(l.Addr()); !s.AllowRemote && !r.protected() && addr.IsValid() && !addr.IsLoopback() {
+		return fmt.Errorf("stateserver: %s can be reached from other machines, and nobody has to show who he is: "+
+			"listen on localhost or a unix socket, set Access.Tokens or Access.ClientCerts, "+
+			"or set AllowRemote where a firewall lets only the web servers in", l.Addr())
+	}
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
@@ -245,40 +284,77 @@ func passes(err error) bool {
 	return false
 }
 
-// local reports whether a peer or listener at a is on this machine.
-func local(a net.Addr) bool {
-	tcp, ok := a.(*net.TCPAddr)
-	return !ok || tcp.IP.IsLoopback()
-}
+// maxDenials is how many refused connections are answered at a time. Others are
+// closed without a word.
+const maxDenials = 64
 
 // serveConn starts serving nc, for which there is a slot.
 func (s *Server) serveConn(nc net.Conn) {
-	if !s.AllowRemote && !local(nc.RemoteAddr()) {
-		s.Logger.Warn("stateserver: dropped a peer on another machine; AllowRemote is not set", "peer", nc.RemoteAddr())
-		nc.Close()
-		s.release()
-		return
-	}
+	r, addr, now := s.rules.Load(), addrOf(nc.RemoteAddr()), s.nanos()
 	c := newConn(s, nc)
+	c.addr, c.now = addr, now
+	c.counters.accepted.Add(1)
+	from, entered := s.sources.enter(addr, r.MaxConns, now)
+	c.source = from
+	leave := func() {
+		if entered {
+			s.sources.leave(from, s.nanos())
+		}
+		if c.denied {
+			<-s.denials
+		}
+		s.release()
+	}
+	switch {
+	case !r.welcomes(addr, s.AllowRemote):
+		c.denied, c.why = true, refusedAddress
+	case !entered:
+		c.denied, c.why = true, refusedConns
+	}
+	if c.denied {
+		s.refused(c, c.why)
+		if c.denied = s.answersDenial(c, r); !c.denied {
+			nc.Close()
+			leave()
+			return
+		}
+	}
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
 		nc.Close()
-		s.release()
+		leave()
 		return
 	}
 	s.conns[c] = struct{}{}
 	s.done.Add(1)
 	s.mu.Unlock()
 	go func() {
-		c.serve()
+		if c.open() {
+			c.serve()
+		}
 		nc.Close()
 		s.mu.Lock()
 		delete(s.conns, c)
 		s.mu.Unlock()
-		s.release()
+		leave()
 		s.done.Done()
 	}()
+}
+
+// answersDenial reports whether a refused connection is told so, once it has asked
+// for something: if it is one of few, costs no handshake, and is not from a machine
+// that nobody allowed.
+func (s *Server) answersDenial(c *conn, r *rules) bool {
+	if _, ok := c.nc.(*tls.Conn); ok || r.ClientCerts || !r.reaches(c.addr, s.AllowRemote) {
+		return false
+	}
+	select {
+	case s.denials <- struct{}{}:
+		return true
+	default:
+		return false
+	}
 }
 
 // release gives a slot back.

@@ -1,11 +1,13 @@
 package stateserver
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"unsafe"
@@ -55,27 +57,83 @@ func checkHostPort(address string) error {
 	return nil
 }
 
-// appPrefix returns the part of the target that an application's sessions share:
-// its name, the hash of it, and the slash, escaped as ASP.NET does.
-func appPrefix(app string) string {
-	hash := sha256.Sum256([]byte(app))
-	base := app + "(" + base64.StdEncoding.EncodeToString(hash[:]) + ")/"
-	if !strings.HasPrefix(app, "/") {
-		base = "/" + base
+// appPrefix returns the part of the target that an application's sessions share.
+func appPrefix(app string) string { return string(appendEscaped(nil, appKey(app)+"/")) }
+
+// appKey is what a server calls an application: its name with a slash in front, and
+// the hash of the name in parentheses. Frameworks before .NET 4.5 use a hash with a
+// key of their own: a name that has such a hash already is taken as it is.
+func appKey(app string) string {
+	if name, hash, ok := cutHash(app); ok && app[0] == '/' && hash != hashOf(name) && hash != hashOf(name[1:]) {
+		return app
 	}
-	return string(appendEscaped(nil, base))
+	key := app + "(" + hashOf(app) + ")"
+	if !strings.HasPrefix(app, "/") {
+		key = "/" + key
+	}
+	return key
 }
 
-// appendSession writes the rest of the target. A session ID with a slash or a
-// percent sign, as neither ASP.NET nor Holdfast makes them, is escaped once more:
-// the last slash of a key is then always the one before the session, and no two
-// sessions have the same key.
-func appendSession(b []byte, session string) []byte {
-	if strings.ContainsAny(session, "/%") {
-		session = strings.NewReplacer("%", "%25", "/", "%2f").Replace(session)
-	}
-	return appendEscaped(b, session)
+func hashOf(app string) string {
+	hash := sha256.Sum256([]byte(app))
+	return base64.StdEncoding.EncodeToString(hash[:])
 }
+
+// cutHash cuts a name with the hash of an application into the two.
+func cutHash(key string) (name, hash string, ok bool) {
+	name, ok = strings.CutSuffix(key, ")")
+	i := strings.LastIndexByte(name, '(')
+	if !ok || i < 0 {
+		return "", "", false
+	}
+	name, hash = name[:i], name[i+1:]
+	b, err := base64.StdEncoding.Strict().DecodeString(hash)
+	return name, hash, err == nil && name != "" && (len(b) == 20 || len(b) == 32 || len(b) == 64)
+}
+
+// keyOf is the key that a server's ID is from; false if none is.
+func keyOf(id store.ID) (key string, ok bool) {
+	key = id.App + id.Session
+	if strings.HasSuffix(id.App, ")") {
+		key = id.App + "/" + id.Session
+	}
+	return key, splitKey([]byte(key)) == id
+}
+
+// clientID is what a client calls the session that a server knows by that ID. There
+// are sessions that no client can name.
+func clientID(id store.ID) (_ store.ID, ok bool) {
+	name, hash, ok := cutHash(id.App)
+	switch {
+	case !ok:
+		return store.ID{}, false
+	case hash == hashOf(name):
+		id.App = name
+	case name[0] == '/' && hash == hashOf(name[1:]):
+		id.App = name[1:]
+	}
+	server := id
+	id.Session = sessionUnescaper.Replace(id.Session)
+	return id, escapeSession(id.Session) == server.Session && !strings.Contains(server.Session, "/")
+}
+
+var (
+	sessionEscaper   = strings.NewReplacer("%", "%25", "/", "%2f")
+	sessionUnescaper = strings.NewReplacer("%25", "%", "%2f", "/")
+)
+
+// escapeSession escapes a session ID with a slash or a percent sign, as neither
+// ASP.NET nor Holdfast makes them: the last slash of a key is then always the one
+// before the session, and no two sessions have the same key.
+func escapeSession(session string) string {
+	if !strings.ContainsAny(session, "/%") {
+		return session
+	}
+	return sessionEscaper.Replace(session)
+}
+
+// appendSession writes the rest of the target.
+func appendSession(b []byte, session string) []byte { return appendEscaped(b, escapeSession(session)) }
 
 // appendEscaped escapes s as .NET's UrlEncode does: with + for a space, and in
 // lower case, which a server is free to tell from upper case.
@@ -99,6 +157,8 @@ func appendEscaped(b []byte, s string) []byte {
 // stands for. An escape that is none is an error: read as it stands, it would be
 // the same as another key.
 func appendUnescaped(b, s []byte) (_ []byte, ok bool) {
+	n := len(b)
+	b = slices.Grow(b, len(s))[:n+len(s)]
 	for i := 0; i < len(s); i++ {
 		c := s[i]
 		switch {
@@ -106,14 +166,15 @@ func appendUnescaped(b, s []byte) (_ []byte, ok bool) {
 			c = ' '
 		case c == '%':
 			if len(s)-i < 3 || unhex(s[i+1]) > 15 || unhex(s[i+2]) > 15 {
-				return b, false
+				return b[:n], false
 			}
 			c = unhex(s[i+1])<<4 | unhex(s[i+2])
 			i += 2
 		}
-		b = append(b, c)
+		b[n] = c
+		n++
 	}
-	return b, true
+	return b[:n], true
 }
 
 // appendKey appends the key that a request's target names. Clients of ASP.NET 1.1
@@ -124,6 +185,32 @@ func appendKey(b, target []byte) (_ []byte, ok bool) {
 	}
 	return appendUnescaped(b, target)
 }
+
+// An appTarget is the beginning of the targets of one application, as a peer sends it and
+// unescaped: two thirds of a target that most of a connection's requests have in
+// common.
+type appTarget struct{ sent, key []byte }
+
+// appendKey is appendKey, which remembers the application.
+func (t *appTarget) appendKey(b, sent []byte) (_ []byte, ok bool) {
+	if len(t.sent) > 0 && bytes.HasPrefix(sent, t.sent) {
+		return appendUnescaped(append(b, t.key...), sent[len(t.sent):])
+	}
+	n := len(b)
+	b, ok = appendKey(b, sent)
+	if end := bytes.LastIndex(sent, endOfApp) + len(endOfApp); ok && end >= len(endOfApp) && len(sent) <= keepTarget {
+		t.sent = append(t.sent[:0], sent[:end]...)
+		rest := len(sent) - end - 2*bytes.Count(sent[end:], []byte("%"))
+		t.key = append(t.key[:0], b[n:len(b)-rest]...)
+	}
+	return b, ok
+}
+
+// endOfApp is what follows the hash of an application, and keepTarget how long a
+// target may be to be remembered.
+var endOfApp = []byte(")%2f")
+
+const keepTarget = 1 << 10
 
 // splitKey splits a key into application and session: at the last ")/", which is
 // how the hash of the application ends, else after the last slash. What is left of

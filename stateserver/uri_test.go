@@ -1,6 +1,7 @@
 package stateserver
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 
@@ -58,6 +59,9 @@ func FuzzKey(f *testing.F) {
 	f.Add("LM", "x", "/LM", "x")
 	f.Add("", "%2f", "", "/")
 	f.Add("/a b", "ü/%", "/a+b", "%c3%bc")
+	f.Add("/A(NDbkwGi0191wFdDv0yOUOobtHns=)", "s", "A(NDbkwGi0191wFdDv0yOUOobtHns=)", "s")
+	f.Add(appKey("/a"), "s", "/a", "s")
+	f.Add(appKey("a"), "s", "a", "s")
 	f.Fuzz(func(t *testing.T, app1, session1, app2, session2 string) {
 		a, b := store.ID{App: app1, Session: session1}, store.ID{App: app2, Session: session2}
 		key1, ok1 := appendKey(nil, []byte(targetOf(a)))
@@ -71,6 +75,9 @@ func FuzzKey(f *testing.F) {
 		id1 := splitKey(key1)
 		if !strings.HasSuffix(id1.App, ")") || strings.Contains(id1.Session, "/") {
 			t.Errorf("%q was split into %q", key1, id1)
+		}
+		if named, ok := clientID(splitKey(key1)); !ok || named != a {
+			t.Errorf("%q is listed as %q, %v", a, named, ok)
 		}
 		// What is not a client's target is not merged either.
 		id1, id2 := splitKey([]byte(session1)), splitKey([]byte(session2))
@@ -102,5 +109,23 @@ func TestParseAddr(t *testing.T) {
 	}
 	if _, err := Dial("nowhere", nil); err == nil {
 		t.Error("Dial took an address without a port")
+	}
+}
+
+// What a connection remembers of earlier targets changes no key.
+func TestRememberedTargetChangesNothing(t *testing.T) {
+	var remembered appTarget
+	for _, to := range []string{
+		targetOf(store.ID{App: "/LM/W3SVC/1/ROOT", Session: "a"}), targetOf(store.ID{App: "/LM/W3SVC/1/ROOT", Session: "b%/ c"}),
+		"/" + targetOf(store.ID{App: "/LM/W3SVC/1/ROOT", Session: "a"}), targetOf(store.ID{App: "ü)/(", Session: ")/"}), targetOf(store.ID{App: "ü)/(", Session: "a"}),
+		"%2fA(h)%2fs", "%2fA(h)%2f", "%2fA(h)%2f%2", "%2fA(h)%2f%41)%2f%zz", "%2fA(h)%2f%41)%2f%42", "/A(h)/s", "//A(h)%2fs", "%2fB(h)%2f" + strings.Repeat("s", 2*keepTarget),
+	} {
+		for range 2 {
+			want, wantOK := appendKey([]byte("before"), []byte(to))
+			got, ok := remembered.appendKey([]byte("before"), []byte(to))
+			if ok != wantOK || ok && !bytes.Equal(got, want) {
+				t.Errorf("%s: %q, %v; want %q, %v", to, got, ok, want, wantOK)
+			}
+		}
 	}
 }

@@ -1,0 +1,5 @@
+//go:build !race
+
+package stateserver
+
+const raceEnabled = false
