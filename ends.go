@@ -32,7 +32,11 @@ func (m *Manager) watchEnds() {
 	if !ok {
 		panic(fmt.Sprintf("holdfast: Options.OnEnd: a %T does not remember which sessions ended; use a store that does, such as inproc", m.store))
 	}
-	ender.Ended(context.Background(), m.o.App, 0, endLease) // from now on it remembers them
+	// From now on it remembers them. If it is not there yet, the first delivery says so
+	// in its place; no session can have begun before.
+	ctx, cancel := context.WithTimeout(context.Background(), m.o.StoreTimeout)
+	defer cancel()
+	_, _ = ender.Ended(ctx, m.o.App, 0, endLease)
 	m.ends.stop, m.ends.done = make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(m.ends.done)
@@ -41,7 +45,9 @@ func (m *Manager) watchEnds() {
 		for {
 			select {
 			case <-tick.C:
-				m.deliver(ender)
+				if !m.deliver(ender) {
+					return
+				}
 			case <-m.ends.stop:
 				m.deliver(ender)
 				return
@@ -65,27 +71,30 @@ func (e *endWatch) close(ctx context.Context) error {
 }
 
 // deliver hands over all ends that are due now. What was handed over is acknowledged
-// one by one, so that a process that dies has the fewest delivered twice.
-func (m *Manager) deliver(ender store.Ender) {
+// one by one, so that a process that dies has the fewest delivered twice. It reports
+// false if there never will be any: a server may be in front of a store that remembers
+// none.
+func (m *Manager) deliver(ender store.Ender) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), endLease)
 	defer cancel()
 	for ctx.Err() == nil {
 		ends, err := ender.Ended(ctx, m.o.App, endBatch, endLease)
 		if err != nil {
 			m.report(ctx, err, "the ends of sessions could not be had", nil)
-			return
+			return !errors.Is(err, errors.ErrUnsupported)
 		}
 		for i := range ends {
 			m.deliverOne(ctx, &ends[i])
 			if err := ender.Ack(ctx, m.o.App, []string{ends[i].Key}); err != nil {
 				m.report(ctx, err, "an end of a session could not be acknowledged", nil)
-				return
+				return true
 			}
 		}
 		if len(ends) < endBatch {
-			return
+			break
 		}
 	}
+	return true
 }
 
 func (m *Manager) deliverOne(ctx context.Context, end *store.End) {
@@ -138,7 +147,10 @@ func (m *Manager) Sessions(ctx context.Context, subject string) ([]Info, error) 
 	var all []Info
 	for q := (store.Query{App: m.o.App, Subject: subject}); ; {
 		page, next, err := lister.List(ctx, q)
-		if err != nil {
+		switch {
+		case errors.Is(err, errors.ErrUnsupported):
+			return nil, fmt.Errorf("%w (%v)", ErrNoList, err)
+		case err != nil:
 			return nil, err
 		}
 		for _, l := range page {

@@ -195,7 +195,7 @@ func TestReadOnlyReadsTheLastSavedStateUnderALock(t *testing.T) {
 // FromContext leaves the answer to the handler; From never lets it go on.
 func TestFromContextReturnsWhyThereIsNoSession(t *testing.T) {
 	byEveryIdentity(t, func(t *testing.T, md mode) {
-		st := newShop(t, md, &holdfast.Options{LockWait: 50 * time.Millisecond})
+		st := newShop(t, md, &holdfast.Options{LockWait: 300 * time.Millisecond})
 		st.Handle("/", application(st.m))
 		g := newGate()
 		st.do("/slow", holdfast.Exclusive, func(*holdfast.Session) any { g.pass(); return nil })

@@ -19,6 +19,7 @@ import (
 
 	"github.com/holdfast-session/holdfast"
 	"github.com/holdfast-session/holdfast/inproc"
+	"github.com/holdfast-session/holdfast/logstore"
 	"github.com/holdfast-session/holdfast/store"
 	"github.com/holdfast-session/holdfast/storetest"
 )
@@ -38,6 +39,14 @@ var modes = []mode{
 		return s
 	}, cookies},
 	{"StateServer", true, func(t testing.TB) store.Store { return dial(t, sharedServer.addr(t)) }, cookies},
+	{"logstore", false, func(t testing.TB) store.Store {
+		s, err := logstore.Open(t.TempDir(), &logstore.Options{SegmentSize: 1 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+		return s
+	}, cookies},
 }
 
 var inProc, stateServer = modes[0], modes[1]

@@ -5,8 +5,11 @@ import (
 	"maps"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
+
+	"github.com/holdfast-session/holdfast/items"
 )
 
 // A LiveKey is the name and the type of a value that cannot leave the process: a
@@ -14,6 +17,9 @@ import (
 // those that run at the same time, and lives as long as the session does in this
 // process. A failed request does not take back what it did to it, and what it holds is
 // for the application to guard and, in [Options.OnEnd], to close.
+//
+// Where sessions of this process outlive it (inproc with a backing), live values do not:
+// the session is read back without them, and [Session.Lost] says so.
 //
 // A Manager whose store is not in this process refuses to start while the program
 // declares live keys ([Options.AllowLiveKeys]).
@@ -64,6 +70,37 @@ func (k *kept) MemSize() int {
 	k.live.mu.Lock()
 	defer k.live.mu.Unlock()
 	return len(k.body) + 96 + 48*len(k.live.of)
+}
+
+// AppendBody appends what can leave the process, for a store that keeps its sessions
+// over a restart as well: the values, and the names of the live values that were lost.
+func (k *kept) AppendBody(b []byte) []byte {
+	k.live.mu.Lock()
+	names := make([]string, 0, len(k.live.of))
+	for def := range k.live.of {
+		names = append(names, def.name)
+	}
+	k.live.mu.Unlock()
+	slices.Sort(names)
+	var it items.Item
+	v, err := hiddenText.Encode(strings.Join(names, " "))
+	if err == nil && len(names) > 0 && it.Parse([]byte(k.body)) == nil {
+		it.Set(liveName, v)
+		if all, err := it.Append(b); err == nil {
+			return all
+		}
+	}
+	return append(b, k.body...)
+}
+
+// hasLostLive reports whether the session had live values in a process that has ended,
+// and none have been put in since. Called with mu held.
+func (s *Session) hasLostLive() bool {
+	if s.live != nil || s.base == nil {
+		return false
+	}
+	_, lost, err := s.base.Get(liveName)
+	return lost && err == nil
 }
 
 // adopt makes the live values that are kept with the session this request's, and

@@ -124,9 +124,15 @@ func (s *Session) IsNew() bool {
 // nothing was lost, or nothing is known. A store that keeps nothing over a restart,
 // and has started within the timeout, answers [store.Restarted] for every ID that it
 // does not know.
+//
+// For a session that is there, but has lost its live values with the process that had
+// them, the reason is [store.Restarted], until others are put in.
 func (s *Session) Lost() store.Reason {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.lost.Kind == store.Unknown && s.hasLostLive() {
+		return store.Reason{Kind: store.Restarted}
+	}
 	return s.lost
 }
 

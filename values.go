@@ -240,6 +240,11 @@ func (ch *changes) over(base *items.Item) (*items.Item, error) {
 			own().Set(c.name, v)
 		}
 	}
+	if ch.live != nil {
+		if _, lost, _ := it.Get(liveName); lost {
+			own().Delete(liveName) // there are new ones
+		}
+	}
 	if ch.now.timeout != it.Timeout {
 		own().Timeout = ch.now.timeout
 	}
@@ -297,19 +302,25 @@ const (
 	reserved    = "holdfast:"
 	persistName = reserved + "persist"
 	sinceName   = reserved + "since"
+	liveName    = reserved + "live" // which live values it had, where these could not be kept
 )
 
 func isReserved(name string) bool {
 	return len(name) >= len(reserved) && strings.EqualFold(name[:len(reserved)], reserved)
 }
 
-var hidden = func() *items.Codec[int64] {
-	c, err := items.NewCodec[int64]()
+var (
+	hidden     = mustCodec[int64]()
+	hiddenText = mustCodec[string]()
+)
+
+func mustCodec[T any]() *items.Codec[T] {
+	c, err := items.NewCodec[T]()
 	if err != nil {
 		panic(err)
 	}
 	return c
-}()
+}
 
 // traitsOf reads what base and its record say of the session.
 func traitsOf(base *items.Item, subject string) traits {

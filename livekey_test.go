@@ -1,0 +1,67 @@
+package holdfast
+
+import (
+	"errors"
+	"net/http"
+	"testing"
+
+	"github.com/holdfast-session/holdfast/items"
+	"github.com/holdfast-session/holdfast/store"
+)
+
+// TestLiveValuesAreLostAndSaySo reads back what a store writes of a session with live
+// values: all but these, and Lost says so until there are others.
+func TestLiveValuesAreLostAndSaySo(t *testing.T) {
+	defer func() {
+		live.keys = nil
+		delete(declared.keys, "live-lost")
+	}()
+	conn := NewLiveKey[func()]("live-lost")
+	v := newVisitor(t, nil)
+	v.visit(Exclusive, func(s *Session, _ http.ResponseWriter) {
+		conn.Set(s, func() {})
+		if s.Lost() != (store.Reason{}) {
+			t.Errorf("a new session has lost %v", s.Lost())
+		}
+	})
+	var id store.ID
+	v.visit(Exclusive, func(s *Session, _ http.ResponseWriter) { id = s.key })
+	var rec store.Record
+	ctx := t.Context()
+	if err := v.m.store.Load(ctx, id, &rec); err != nil {
+		t.Fatal(err)
+	}
+	kept, ok := rec.Items.(*kept)
+	if !ok {
+		t.Fatalf("the session is kept as a %T", rec.Items)
+	}
+	prefix := []byte("before")
+	body := kept.AppendBody(prefix)
+	if string(body[:6]) != "before" {
+		t.Fatalf("AppendBody wrote over %q", body[:6])
+	}
+	var was, now items.Item
+	if err := errors.Join(was.Parse([]byte(kept.body)), now.Parse(body[6:])); err != nil || now.Len() != was.Len()+1 {
+		t.Fatalf("AppendBody made %d items of %d: %v", now.Len(), was.Len(), err)
+	}
+	rec.Items, rec.Body = nil, body[6:] // as it is read back in another process
+	if err := v.m.store.Save(ctx, id, &rec, store.NewVersion(), false); err != nil {
+		t.Fatal(err)
+	}
+	check := func(when string, want store.Kind) {
+		t.Helper()
+		v.visit(Exclusive, func(s *Session, _ http.ResponseWriter) {
+			if got := s.Lost().Kind; got != want {
+				t.Errorf("%s: Lost says %v; want %v", when, got, want)
+			}
+			if s.IsNew() || s.Len() != 3 {
+				t.Errorf("%s: new %v, %d values; want an old one with 3", when, s.IsNew(), s.Len())
+			}
+		})
+	}
+	check("without its live values", store.Restarted)
+	v.visit(Exclusive, func(s *Session, _ http.ResponseWriter) { mergeHits.Set(s, 9) })
+	check("after a save", store.Restarted)
+	v.visit(Exclusive, func(s *Session, _ http.ResponseWriter) { conn.Set(s, func() {}) })
+	check("with another live value", store.Unknown)
+}
