@@ -1,11 +1,11 @@
 # The modules of this repository: the library itself, and what must not weigh on
 # its go.mod.
-MODULES := . examples e2e
+MODULES := . examples e2e bench
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 20s
 
-.PHONY: all test test-long lint fuzz fmt
+.PHONY: all test test-long lint fuzz fmt bench bench-quick bench-full
 
 all: test lint
 
@@ -44,3 +44,10 @@ fuzz:
 
 fmt:
 	gofmt -w .
+
+# Holdfast side by side with others, measured on this machine, which should have
+# nothing else to do: into bench/results/. About 20 minutes; -quick takes two, and
+# -full measures every cell.
+bench bench-quick bench-full:
+	./scripts/install
+	cd bench && go run . $(patsubst bench%,%,$@)

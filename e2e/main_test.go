@@ -168,7 +168,7 @@ func stateServer(t testing.TB) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return start(t, exec.Command(path, "serve", "--listen", "127.0.0.1:0", "--until-stdin-ends"))
+	return start(t, exec.Command(path, "serve", "--memory", "--listen", "127.0.0.1:0", "--until-stdin-ends"))
 }
 
 // A visitor has a browser: it keeps cookies, and sends them to all workers alike.

@@ -2,6 +2,10 @@
 // a demonstration.
 //
 //	holdfast serve      the state server, which keeps the sessions of many processes
+//	holdfast token      makes the token by which it knows an application
+//	holdfast health     asks it whether it is ready
+//	holdfast sessions   lists, shows and ends the sessions that it has
+//	holdfast bench      puts load on it and measures what it gives
 //	holdfast demo       a small shop whose worker processes you kill while you shop
 //	holdfast version    what this is
 //
@@ -20,6 +24,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -39,7 +44,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(serveCommand(), demoCommand(), demoWorkerCommand(), versionCommand())
+	root.AddCommand(serveCommand(), tokenCommand(), healthCommand(), sessionsCommand(), benchCommand(), demoCommand(), demoWorkerCommand(), versionCommand())
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -100,6 +105,8 @@ func logger(w io.Writer, verbose bool) *slog.Logger {
 // what may have the port already.
 func listenError(addr string, err error, others string) error {
 	switch {
+	case isInUse(err) && strings.HasPrefix(addr, "unix:"):
+		return fmt.Errorf("cannot listen on %s: somebody does already. Stop that one, or choose another path", addr)
 	case isInUse(err):
 		return fmt.Errorf("cannot listen on %s: the port is taken. %s may be running there already; "+
 			"stop it, or choose another port with --listen (port 0 takes a free one)", addr, others)

@@ -41,8 +41,18 @@ type program struct {
 // start starts holdfast. It is killed at the end of the test, if it is still there.
 func start(t *testing.T, args ...string) *program {
 	t.Helper()
+	return startWith(t, nil, args...)
+}
+
+// startWith is start for a process whose command set changes before it runs. Without
+// --data or --memory it keeps its state in a folder of its own.
+func startWith(t *testing.T, set func(*exec.Cmd), args ...string) *program {
+	t.Helper()
 	p := &program{t: t, cmd: exec.Command(os.Args[0], args...), stdout: &output{}, stderr: &output{}, ended: make(chan struct{})}
-	p.cmd.Env = append(os.Environ(), programVar+"=1", "GORACE=atexit_sleep_ms=0")
+	p.cmd.Env = append(os.Environ(), programVar+"=1", "GORACE=atexit_sleep_ms=0", "STATE_DIRECTORY="+t.TempDir())
+	if set != nil {
+		set(p.cmd)
+	}
 	p.cmd.Stdout, p.cmd.Stderr = p.stdout, p.stderr
 	p.cmd.WaitDelay = 5 * time.Second
 	if err := p.cmd.Start(); err != nil {
@@ -92,6 +102,29 @@ func (p *program) wait() int {
 		p.t.Fatal("it does not end")
 	}
 	return p.cmd.ProcessState.ExitCode()
+}
+
+// logs waits for its log to have text.
+func (p *program) logs(text string) {
+	p.t.Helper()
+	eventually(p.t, "in the log: "+text, func() bool {
+		select {
+		case <-p.ended:
+			if !strings.Contains(p.stderr.String(), text) {
+				p.t.Fatalf("it ended (%v) without %q in its log", p.err, text)
+			}
+		default:
+		}
+		return strings.Contains(p.stderr.String(), text)
+	})
+}
+
+// signal sends it a signal.
+func (p *program) signal(s os.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil {
+		p.t.Fatal(err)
+	}
 }
 
 // stop stops it by SIGTERM and wants it to end well.
@@ -152,8 +185,25 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		{"surf", `unknown command "surf"`},
 		{"serve now", `unknown command "now"`},
 		{"serve --listen 42424", "--listen 42424"},
-		{"serve --memory=false", "sessions in memory only; leave the flag out"},
-		{"serve --listen 0.0.0.0:0", "listen on 127.0.0.1, or add --allow-remote"},
+		{"serve --sync perhaps", "there is always, interval and never"},
+		{"serve --memory --listen 0.0.0.0:0", "listen on 127.0.0.1, or give the applications tokens"},
+		{"serve --memory --listen 127.0.0.1:0 --admin 0.0.0.0:0", "use 127.0.0.1, or add --admin-remote"},
+		{"serve --memory --takeover", "sessions in memory cannot be handed over"},
+		{"serve --memory --verbose --log-level info", "none of the others can be"},
+		{"serve --config /no/such/file", "/no/such/file"},
+		{"serve --check --memory --tls-cert /no/a --tls-key /no/b", "the certificate or its key cannot be read"},
+		{"serve --check --memory --listen :0", "can be reached from other machines"},
+		{"token", "accepts 1 arg"},
+		{"token shop --right all", "there is read, write and admin"},
+		{"token shop --right admin --app shop", "for all applications"},
+		{"health --memory", "no admin listener to ask"},
+		{"health --admin 127.0.0.1:1", "nothing answers on 127.0.0.1:1"},
+		{"sessions list --server nowhere", "--server nowhere"},
+		{"sessions list --server 127.0.0.1:1", "no state server can be reached on 127.0.0.1:1"},
+		{"sessions show", "requires at least 1 arg"},
+		{"sessions show xyz", "the first 4 digits or more"},
+		{"sessions end", "Name them, or write --subject, --app or --all"},
+		{"sessions end abcd --all", "leave it or the names out"},
 		{"demo --mode sql", "--mode sql: there is inproc and stateserver"},
 		{"demo --workers 100", "from 1 to 64"},
 		{"demo --timeout 1ms", "at least a second"},

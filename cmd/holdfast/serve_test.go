@@ -13,7 +13,7 @@ import (
 const ready = "holdfast: state server ready on "
 
 func TestServe(t *testing.T) {
-	p := start(t, "serve", "--listen", "127.0.0.1:0")
+	p := start(t, "serve", "--listen", "127.0.0.1:0", "--memory")
 	addr := p.ready(ready)
 	c := dial(t, addr)
 	c.wants("PUT /app/s1 HTTP/1.1\r\nHost: h\r\nTimeout:20\r\nContent-Length:5\r\n\r\nhello", http.StatusOK)
@@ -81,7 +81,11 @@ type wire struct {
 
 func dial(t *testing.T, addr string) *wire {
 	t.Helper()
-	c, err := net.Dial("tcp", addr)
+	network := "tcp"
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		network, addr = "unix", path
+	}
+	c, err := net.Dial(network, addr)
 	if err != nil {
 		t.Fatal(err)
 	}

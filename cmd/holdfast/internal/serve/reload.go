@@ -1,0 +1,86 @@
+package serve
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+
+	"github.com/spf13/pflag"
+)
+
+// reload reads the configuration again and applies what can be changed in a running
+// server. A configuration with a mistake changes nothing.
+func (s *Server) reload() {
+	s.notify("RELOADING=1")
+	if err := s.tryReload(); err != nil {
+		s.Log.Error("reload: the settings from before stay in force", "err", err)
+	}
+	s.notify("READY=1")
+}
+
+func (s *Server) tryReload() error {
+	next, err := s.Reload()
+	if err != nil {
+		return err
+	}
+	if next.protected() != s.Config.protected() {
+		// Else it could be open to everybody from now on, or need what nobody has.
+		for _, l := range s.listeners {
+			if err := next.mayListen(l.role, l.Addr()); err != nil {
+				return err
+			}
+		}
+	}
+	access, err := next.access()
+	if err != nil {
+		return err
+	}
+	files := func(c *Config) [3]string { return [3]string{c.TLSCert, c.TLSKey, c.TLSClientCA} }
+	// What has to be asked of a client is a matter of its connection's beginning, and
+	// those that are open did without.
+	sameTLS := (next.TLSCert == "") == (s.Config.TLSCert == "") && (next.TLSClientCA == "") == (s.Config.TLSClientCA == "")
+	if s.certificates != nil && sameTLS {
+		if err := s.certificates.use(next.TLSCert, next.TLSKey, next.TLSClientCA); err != nil {
+			return err
+		}
+		if files(next) == files(s.Config) {
+			s.Log.Info("reload: the TLS files were read again", "expires", s.certificates.expires())
+		}
+	}
+	if err := s.state.SetAccess(*access); err != nil {
+		return err
+	}
+
+	changed := 0
+	s.Config.set.VisitAll(func(f *pflag.Flag) {
+		to := next.set.Lookup(f.Name).Value
+		if err != nil || f.Value.String() == to.String() {
+			return
+		}
+		changed++
+		before := f.Value.String()
+		isFile := slices.Contains([]string{"tls-cert", "tls-key", "tls-client-ca"}, f.Name)
+		if !slices.Contains(live, f.Name) && !(isFile && sameTLS) {
+			s.Log.Warn("reload: this takes a restart", "setting", f.Name, "is", before, "will be", to.String())
+			return
+		}
+		if err = take(f.Value, to); err != nil {
+			err = fmt.Errorf("%s: %w", f.Name, err)
+			return
+		}
+		s.Log.Info("reload: changed", "setting", f.Name, "from", before, "to", to.String())
+	})
+	if err != nil {
+		return err
+	}
+	if !reflect.DeepEqual(next.Tokens, s.Config.Tokens) {
+		changed++
+		s.Log.Info("reload: changed", "setting", tokensKey, "from", len(s.Config.Tokens), "to", len(next.Tokens))
+		s.Config.Tokens = next.Tokens
+	}
+	if changed == 0 {
+		s.Log.Info("reload: no setting has changed")
+	}
+	s.Level.Set(s.Config.LogLevel)
+	return nil
+}
