@@ -128,10 +128,10 @@ func decoded(err error) error {
 	return &store.NotFoundError{Reason: store.Reason{Kind: store.ParseKind(kind), Age: why.Age, To: to}}
 }
 
-// missed returns whether to make a call again whose session was not in memory: because
-// it is now. Else err is what the call returns.
+// missed returns whether to make a call again that failed with err, because its session
+// was not in memory and is now. Else err is what the call returns.
 func (s *Store) missed(ctx context.Context, id store.ID, err error) (again bool, _ error) {
-	if err == nil || s.behind == nil || store.ReasonOf(err).Kind != store.Restarted { // else it is known how it ended
+	if store.ReasonOf(err).Kind != store.Restarted { // else it is known how it ended
 		return false, err
 	}
 	key := s.key(id)
@@ -222,8 +222,6 @@ func (s *Store) gone(sh *shard, e *entry, why store.Reason) {
 func (s *Store) mayChange(ctx context.Context) error {
 	b := s.behind
 	switch {
-	case b == nil:
-		return nil
 	case b.closed.Load():
 		return fmt.Errorf("inproc: the store is closed: %w", store.ErrUnavailable)
 	case b.dirty.Load() < maxBehind:

@@ -231,6 +231,9 @@ func (s *Store) of(key uint64) *shard { return &s.shard[key>>shardShift%shards] 
 func (s *Store) Load(ctx context.Context, id store.ID, rec *store.Record) error {
 	for {
 		err := s.loadHere(ctx, id, rec)
+		if err == nil || s.behind == nil {
+			return err
+		}
 		if again, err := s.missed(ctx, id, err); !again {
 			return err
 		}
@@ -243,6 +246,9 @@ func (s *Store) Load(ctx context.Context, id store.ID, rec *store.Record) error 
 func (s *Store) Lock(ctx context.Context, id store.ID, o store.LockOptions, rec *store.Record) error {
 	for {
 		err := s.lockHere(ctx, id, o, rec)
+		if err == nil || s.behind == nil {
+			return err
+		}
 		if again, err := s.missed(ctx, id, err); !again {
 			return err
 		}
@@ -259,11 +265,16 @@ func (s *Store) Create(ctx context.Context, id store.ID, rec *store.Record, hold
 
 // Save implements [store.Store].
 func (s *Store) Save(ctx context.Context, id store.ID, rec *store.Record, next store.Version, hold bool) error {
-	if err := s.mayChange(ctx); err != nil {
-		return err
+	if s.behind != nil {
+		if err := s.mayChange(ctx); err != nil {
+			return err
+		}
 	}
 	for {
 		err := s.saveHere(ctx, id, rec, next, hold)
+		if err == nil || s.behind == nil {
+			return err
+		}
 		if again, err := s.missed(ctx, id, err); !again {
 			return err
 		}
@@ -274,6 +285,9 @@ func (s *Store) Save(ctx context.Context, id store.ID, rec *store.Record, next s
 func (s *Store) Unlock(ctx context.Context, id store.ID, lock store.Lock) error {
 	for {
 		err := s.unlockHere(ctx, id, lock)
+		if err == nil || s.behind == nil {
+			return err
+		}
 		if again, err := s.missed(ctx, id, err); !again {
 			return err
 		}
@@ -292,6 +306,9 @@ func (s *Store) Remove(ctx context.Context, id store.ID, lock store.Lock, why st
 func (s *Store) Touch(ctx context.Context, id store.ID) error {
 	for {
 		err := s.touchHere(ctx, id)
+		if err == nil || s.behind == nil {
+			return err
+		}
 		if again, err := s.missed(ctx, id, err); !again {
 			return err
 		}
