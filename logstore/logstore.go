@@ -55,7 +55,9 @@ type Options struct {
 	// MaxDisk is how many bytes the folder takes at most. When it is reached, and
 	// nothing is left to be compacted, Create fails with [store.ErrFull]. Sessions
 	// that are there go on, for which there is a margin of a sixteenth, or two
-	// segments if that is more; past that, Save fails too. Remove always succeeds.
+	// segments if that is more; past that, Save fails too. Remove always succeeds. (On
+	// a disk that is really full it has a reserve, of five eighths of SegmentSize:
+	// some 300,000 of them, and what they free.)
 	// Default 0: no limit but that of the disk.
 	MaxDisk int64
 

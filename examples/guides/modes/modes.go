@@ -3,30 +3,19 @@ package modes
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 
 	"github.com/holdfast-session/holdfast"
-	"github.com/holdfast-session/holdfast/inproc"
-	"github.com/holdfast-session/holdfast/stateserver"
+	"github.com/holdfast-session/holdfast/mode"
 	"github.com/holdfast-session/holdfast/store"
 )
 
 // Open returns the place for sessions that a program's configuration names.
-func Open(mode, address string) (store.Store, error) {
-	switch mode {
-	case "off":
+func Open(spec string) (store.Store, error) {
+	if spec == "off" {
 		return holdfast.Off, nil
-	case "inproc":
-		return inproc.New(nil), nil
-	case "stateserver":
-		client, err := stateserver.Dial(address, nil)
-		if err != nil {
-			return nil, err
-		}
-		return client, nil
 	}
-	return nil, fmt.Errorf("no session mode is called %q", mode)
+	return mode.Open(spec)
 }
 
 // Audited is a store that writes down who ended which session.

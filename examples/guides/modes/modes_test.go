@@ -1,6 +1,7 @@
 package modes
 
 import (
+	"io"
 	"log/slog"
 	"testing"
 
@@ -22,16 +23,20 @@ func TestContract(t *testing.T) {
 }
 
 func TestOpen(t *testing.T) {
-	for mode, ok := range map[string]bool{"off": true, "inproc": true, "stateserver": true, "sqlserver": false} {
-		s, err := Open(mode, "127.0.0.1:42424")
+	folder := "logstore:" + t.TempDir()
+	for spec, ok := range map[string]bool{
+		"off": true, "inproc:": true, folder: true, "stateserver://127.0.0.1:42424": true, "tcpip=127.0.0.1:42424": true,
+		"nowhere": false, "stateserver://nowhere:port": false, "": false,
+	} {
+		s, err := Open(spec)
 		if (err == nil) != ok || (s != nil) != ok {
-			t.Errorf("%s: %v, %v", mode, s, err)
+			t.Errorf("%q: %v, %v", spec, s, err)
 		}
 		if err == nil {
 			holdfast.New(s, nil)
 		}
-	}
-	if s, err := Open("stateserver", "nowhere"); s != nil || err == nil {
-		t.Errorf("an address that is none: %v, %v", s, err)
+		if c, closes := s.(io.Closer); closes {
+			c.Close()
+		}
 	}
 }
