@@ -41,10 +41,10 @@ func (s *Store) pageOutAll() {
 		for i := range s.shard {
 			sh := &s.shard[i]
 			for _, at := range sh.from(nil, 0) {
-				if at.e.timeout > 60 {
-					sh.mu.Lock()
-					used := at.e.used(s.now())
-					sh.mu.Unlock()
+				sh.mu.Lock()
+				used, lives := at.e.used(s.now()), at.e.timeout > 60
+				sh.mu.Unlock()
+				if lives {
 					s.endUnused(candidate{sh, at.key, at.e, used})
 				}
 			}
