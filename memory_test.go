@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/holdfast-session/holdfast/inproc"
 )
@@ -59,6 +60,9 @@ func heap() int64 {
 
 // What a session may add to a request over InProc, in allocations.
 func TestAllocationsOfTheMiddleware(t *testing.T) {
+	if size := unsafe.Sizeof(Session{}); size > 2048 {
+		t.Errorf("a Session takes %d bytes, and the allocator's next size is 2304", size)
+	}
 	st := inproc.New(nil)
 	defer st.Close()
 	m := New(st, nil)

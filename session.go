@@ -50,7 +50,7 @@ type Session struct {
 	key      store.ID    // under which the store has it; changed with io held too
 	base     *items.Item // the content as last read or saved; never changed
 	own      items.Item  // base points here until something is saved
-	room     [256]byte   // where a small body is read
+	room     [240]byte   // where a small body is read; a Session fills the allocator's 2,048 bytes
 	now      traits
 	kept     traits      // as saved
 	live     *liveValues // nil: none
