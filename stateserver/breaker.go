@@ -11,7 +11,7 @@ import (
 // The pauses between the probes of an open breaker.
 const (
 	firstProbe = 100 * time.Millisecond
-	lastProbe  = 5 * time.Second
+	lastProbe  = time.Second
 )
 
 // A breaker lets calls fail at once while the server is gone, instead of each
