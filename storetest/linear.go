@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -60,6 +61,7 @@ type terms struct {
 	lost  int           // how many replies are lost, for each session
 	stale time.Duration // the clients' lock timeout
 	nodes bool          // whether there are two
+	wait  time.Duration // how long a Lock waits, if it does
 }
 
 // A history is what clients have asked of a store, and what they were told.
@@ -87,6 +89,7 @@ func (c *trial) linear(terms terms) {
 	}
 	m := model{reasons: !c.lacks(Tombstones), forgets: c.forgets()}
 	for round := range rounds {
+		terms.wait = time.Second
 		h := &history{terms: terms, seed: rand.Uint64()}
 		for i := range linearSessions {
 			h.ids = append(h.ids, c.id(fmt.Sprint("s", round, ".", i)))
@@ -115,14 +118,12 @@ func (c *trial) record(h *history, nodes []store.Store) {
 	}
 	f := &Faults{Rule: lose, Before: pause, After: pause}
 	c.parallel(linearClients, func(n int) {
-		k := &client{c: c, h: h, n: n, s: f.Wrap(nodes[n%len(nodes)]), r: rand.New(rand.NewPCG(h.seed, uint64(n))), known: make(map[store.ID]*store.Record)}
-		k.run()
+		newClient(h, n, f.Wrap(nodes[n%len(nodes)])).run(c.ctx)
 	})
 }
 
 // A client makes calls, most of which make sense.
 type client struct {
-	c     *trial
 	h     *history
 	n     int
 	s     store.Store
@@ -131,11 +132,15 @@ type client struct {
 	last  *request
 }
 
-func (k *client) run() {
+func newClient(h *history, n int, s store.Store) *client {
+	return &client{h: h, n: n, s: s, r: rand.New(rand.NewPCG(h.seed, uint64(n))), known: make(map[store.ID]*store.Record)}
+}
+
+func (k *client) run(ctx context.Context) {
 	for range linearCalls {
 		q := k.choose()
 		for tries := 0; ; tries++ {
-			p := k.call(q)
+			p := k.call(ctx, q)
 			k.learn(q, p)
 			if !p.lost || tries == 3 {
 				break
@@ -153,7 +158,7 @@ func (k *client) choose() *request {
 	q := &request{id: k.h.ids[k.r.IntN(len(k.h.ids))]}
 	known := k.known[q.id]
 	body := []byte(fmt.Sprintf("%d/%d", k.n, k.r.IntN(1000)))
-	wait := time.Duration(k.r.IntN(2)) * time.Second
+	wait := time.Duration(k.r.IntN(2)) * k.h.wait
 	switch dice := k.r.IntN(100); {
 	case dice < 8 && k.last != nil:
 		return k.last
@@ -193,34 +198,43 @@ func (k *client) choose() *request {
 }
 
 // call makes the request and puts it into the history.
-func (k *client) call(q *request) reply {
-	var p reply
+func (k *client) call(ctx context.Context, q *request) reply {
 	called := k.h.now.Add(1)
-	switch q.method {
-	case "Load":
-		p.err = k.s.Load(k.c.ctx, q.id, &p.rec)
-	case "Lock":
-		p.err = k.s.Lock(k.c.ctx, q.id, q.options, &p.rec)
-	case "Create":
-		rec := clone(&q.rec)
-		p.err = k.s.Create(k.c.ctx, q.id, rec, q.hold)
-		p.lock = rec.Lock
-	case "Save":
-		p.err = k.s.Save(k.c.ctx, q.id, clone(&q.rec), q.next, q.hold)
-	case "Unlock":
-		p.err = k.s.Unlock(k.c.ctx, q.id, q.lock)
-	case "Remove":
-		p.err = k.s.Remove(k.c.ctx, q.id, q.lock, store.Reason{Kind: q.why})
-	}
+	p := k.ask(ctx, q)
 	returned := k.h.now.Add(1)
 	if errors.Is(p.err, store.ErrUnsure) {
 		p.lost = true
 		returned = math.MaxInt64 // it may take effect at any time
 	}
-	k.h.mu.Lock()
-	defer k.h.mu.Unlock()
-	k.h.ops = append(k.h.ops, porcupine.Operation{ClientId: k.n, Input: q, Call: called, Output: &p, Return: returned})
+	k.h.record(k.n, q, &p, called, returned)
 	return p
+}
+
+func (k *client) ask(ctx context.Context, q *request) (p reply) {
+	switch q.method {
+	case "Load":
+		p.err = k.s.Load(ctx, q.id, &p.rec)
+	case "Lock":
+		p.err = k.s.Lock(ctx, q.id, q.options, &p.rec)
+	case "Create":
+		rec := clone(&q.rec)
+		p.err = k.s.Create(ctx, q.id, rec, q.hold)
+		p.lock = rec.Lock
+	case "Save":
+		p.err = k.s.Save(ctx, q.id, clone(&q.rec), q.next, q.hold)
+	case "Unlock":
+		p.err = k.s.Unlock(ctx, q.id, q.lock)
+	case "Remove":
+		p.err = k.s.Remove(ctx, q.id, q.lock, store.Reason{Kind: q.why})
+	}
+	return p
+}
+
+// record puts a call into the history.
+func (h *history) record(n int, q *request, p *reply, called, returned int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ops = append(h.ops, porcupine.Operation{ClientId: n, Input: q, Call: called, Output: p, Return: returned})
 }
 
 // learn is what the client knows after a reply.

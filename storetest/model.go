@@ -67,6 +67,8 @@ func (m model) step(s state, q *request, p *reply) (bool, state) {
 		return !s.present && m.told(s, store.ReasonOf(p.err).Kind), s
 	}
 	switch q.method {
+	case "Crash":
+		return true, s.crash()
 	case "Load":
 		return p.err == nil && s.present && s.shows(&p.rec), s.seen(&p.rec)
 	case "Lock":
@@ -159,6 +161,13 @@ func (s *state) grant(owner uint64, cookie int32) {
 }
 
 func (s *state) free() { s.locked, s.owner = false, 0 }
+
+// crash drops the lock, and what is to be known of the last one.
+func (s state) crash() state {
+	s.free()
+	s.cookie, s.acquired = 0, 0
+	return s
+}
 
 func (s state) lock(q *request, p *reply) (bool, state) {
 	if !s.present {
