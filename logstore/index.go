@@ -78,6 +78,9 @@ func (x *index) delete(tag, ref uint32) {
 func (x *index) resize(n int) {
 	old := x.slots
 	x.slots = make([]slot, n)
+	if n >= manyPages*entryPage {
+		wantHugePages(x.slots)
+	}
 	for _, s := range old {
 		if s.ref != 0 {
 			x.place(s)

@@ -23,6 +23,7 @@ const (
 	largeBlock = 1 << 16    // up to here eight for every doubling; larger ones are chunks of their own
 	firstChunk = 16 << 10   // bytes of the first chunks of a class
 	lastChunk  = 1024 << 10 // bytes of those to which it grows
+	manyChunks = 16         // from here on a class has so many that it is worth large pages
 
 	fineClasses  = (fineBlock-smallBlock)/8 + 1
 	blockClasses = fineClasses + 8*6 + 1
@@ -167,6 +168,9 @@ func (b *blocks) newChunk(class, size, have int) uint32 {
 		n = 1
 	}
 	buf := make([]byte, n*size)
+	if have >= manyChunks {
+		wantHugePages(buf)
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	number := b.last + 1
@@ -199,7 +203,10 @@ type entries struct {
 	free  uint32 // the first one that was given back; linked by next
 }
 
-const entryPage = 256
+const (
+	entryPage = 256
+	manyPages = 8 // from here on a shard has so many that they are worth large pages
+)
 
 func (x *entries) at(n uint32) *entry { return &x.pages[(n-1)/entryPage][(n-1)%entryPage] }
 
@@ -223,7 +230,11 @@ func (x *entries) get() (uint32, *entry) {
 	}
 	x.last++
 	if int(x.last) > len(x.pages)*entryPage {
-		x.pages = append(x.pages, new([entryPage]entry))
+		page := new([entryPage]entry)
+		if len(x.pages) >= manyPages {
+			wantHugePages(page[:])
+		}
+		x.pages = append(x.pages, page)
 	}
 	return x.last, x.at(x.last)
 }
