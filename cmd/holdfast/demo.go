@@ -57,7 +57,7 @@ a button that kills that process.
 			}
 			l, err := net.Listen("tcp", listen)
 			if err != nil {
-				return listenError(listen, err, "Another demo, or another web server,")
+				return listenError(listen, "--listen", err, "Another demo, or another web server,")
 			}
 			log := logger(cmd.ErrOrStderr(), verbose)
 			if !l.Addr().(*net.TCPAddr).IP.IsLoopback() {

@@ -101,25 +101,25 @@ func logger(w io.Writer, verbose bool) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
 }
 
-// listenError says what to do about a listener that cannot be had. others names
-// what may have the port already.
-func listenError(addr string, err error, others string) error {
+// listenError says what to do about a listener that cannot be had. flag is where its
+// address is from, and others names what may have the port already.
+func listenError(addr, flag string, err error, others string) error {
 	switch {
 	case isInUse(err) && strings.HasPrefix(addr, "unix:"):
 		return fmt.Errorf("cannot listen on %s: somebody does already. Stop that one, or choose another path", addr)
 	case isInUse(err):
 		return fmt.Errorf("cannot listen on %s: the port is taken. %s may be running there already; "+
-			"stop it, or choose another port with --listen (port 0 takes a free one)", addr, others)
+			"stop it, or choose another port with %s (port 0 takes a free one)", addr, others, flag)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("cannot listen on %s: permission denied. Ports below 1024 need rights that other ports do not; choose one with --listen", addr)
+		return fmt.Errorf("cannot listen on %s: permission denied. Ports below 1024 need rights that other ports do not; choose one with %s", addr, flag)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return fmt.Errorf("cannot listen on %s: this machine has no such address; choose one with --listen", addr)
+		return fmt.Errorf("cannot listen on %s: this machine has no such address; choose one with %s", addr, flag)
 	}
 	var op *net.OpError
 	if errors.As(err, &op) {
 		err = op.Err
 	}
-	return fmt.Errorf("cannot listen on %s: %w; choose an address such as 127.0.0.1:0 with --listen", addr, err)
+	return fmt.Errorf("cannot listen on %s: %w; choose an address such as 127.0.0.1:0 with %s", addr, err, flag)
 }
 
 // isInUse reports whether err says that an address is in use.

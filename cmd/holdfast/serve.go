@@ -130,7 +130,7 @@ func (s *serveFlags) run(cmd *cobra.Command) error {
 	}
 	err = server.Run(ctx)
 	if taken := new(serve.ListenError); errors.As(err, &taken) {
-		return listenError(taken.Addr, taken.Err, "Another holdfast serve, or ASP.NET's state service,")
+		return listenError(taken.Addr, "--"+taken.Setting(), taken.Err, "Another holdfast serve, or ASP.NET's state service,")
 	}
 	return err
 }

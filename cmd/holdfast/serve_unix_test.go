@@ -21,6 +21,29 @@ import (
 
 // What needs signals and sockets in the file system.
 
+// The first start makes the folder, with the sockets in it, and the second finds what
+// was saved.
+func TestServeMakesItsFolder(t *testing.T) {
+	dir, err := os.MkdirTemp("", "holdfast") // t.TempDir is too long a path for a socket on some systems
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	data := filepath.Join(dir, "state", "holdfast")
+	for _, saved := range []bool{false, true} {
+		p := start(t, "serve", "--listen", "unix:"+filepath.Join(data, "state.sock"), "--data", data)
+		c := dial(t, p.ready(ready))
+		if !saved {
+			c.wants(put+"hello", http.StatusOK)
+		}
+		c.wants("GET /app/s1 HTTP/1.1\r\nHost: h\r\n\r\n", http.StatusOK)
+		if info, err := os.Stat(data); err != nil || info.Mode().Perm() != 0o700 {
+			t.Errorf("the folder: %v, %v", info, err)
+		}
+		p.stop()
+	}
+}
+
 func TestServeListensOnSeveral(t *testing.T) {
 	dir := t.TempDir()
 	sock := "unix:" + filepath.Join(dir, "s.sock")

@@ -3,7 +3,6 @@ package serve
 import (
 	"fmt"
 	"log/slog"
-	"os"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -36,9 +35,6 @@ func (c *Config) openEngine(log *slog.Logger) (*engine, error) {
 	}
 	if c.Memory {
 		return memoryEngine(inproc.New(&inproc.Options{CountCookies: c.Exact, MaxBytes: memory})), nil
-	}
-	if err := os.MkdirAll(c.Data, 0o700); err != nil {
-		return nil, fmt.Errorf("the data folder cannot be made; name another with --data: %w", err)
 	}
 	disk, err := c.MaxDisk.Of(func() (int64, error) { return diskSize(c.Data) })
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -92,6 +93,11 @@ func (c *Config) listen(open []*listener) (taken []*listener, err error) {
 			taken = nil
 		}
 	}()
+	if !c.Memory { // sockets are in it
+		if err := os.MkdirAll(c.Data, 0o700); err != nil {
+			return nil, fmt.Errorf("the data folder cannot be made; name another with --data: %w", err)
+		}
+	}
 	want := func(role, addr string) error {
 		for i, l := range open {
 			if l.is(role, addr) {
@@ -130,6 +136,14 @@ type ListenError struct {
 	role string
 	Addr string
 	Err  error
+}
+
+// Setting is the name of the setting that has the address.
+func (e *ListenError) Setting() string {
+	if e.role == roleAdmin {
+		return "admin"
+	}
+	return "listen"
 }
 
 func (e *ListenError) Error() string { return fmt.Sprintf("cannot listen on %s: %v", e.Addr, e.Err) }
