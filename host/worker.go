@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -233,14 +234,22 @@ func (h *Host) ended(p *process, err error) Exit {
 	return e
 }
 
+// Workers' ports are below those that systems give to whoever asks for any (32768 or
+// more): between the moment when one is found free and that when the worker listens,
+// no connection of another program gets it.
+const firstPort, ports = 20000, 12768
+
 // freePort finds a port that no process listens on and no other worker was given.
 func (h *Host) freePort() (string, error) {
-	for {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	var last error
+	for range 1000 {
+		port := strconv.Itoa(firstPort + rand.IntN(ports))
+		addr := net.JoinHostPort("127.0.0.1", port)
+		l, err := net.Listen("tcp", addr)
 		if err != nil {
-			return "", err
+			last = err
+			continue
 		}
-		addr := l.Addr().String()
 		l.Close()
 		taken := false
 		h.mu.Lock()
@@ -249,10 +258,10 @@ func (h *Host) freePort() (string, error) {
 		}
 		h.mu.Unlock()
 		if !taken {
-			_, port, err := net.SplitHostPort(addr)
-			return port, err
+			return port, nil
 		}
 	}
+	return "", fmt.Errorf("no port from %d to %d is free for a worker: %w", firstPort, firstPort+ports-1, last)
 }
 
 // probe closes ready as soon as addr accepts a connection.
