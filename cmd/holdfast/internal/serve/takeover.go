@@ -60,15 +60,36 @@ const (
 	answerWithin = 5 * time.Second // of an answer that needs no work
 )
 
-// A peer is one end of the dialog.
+// A peer is one end of the dialog. It may be closed while somebody receives.
 type peer struct {
-	conn  *net.UnixConn
-	in    []byte
-	files []*os.File // received and not asked for yet
+	conn *net.UnixConn
+	in   []byte
+
+	mu     sync.Mutex
+	closed bool
+	files  []*os.File // received and not asked for yet
 }
 
 func (p *peer) close() {
 	p.conn.Close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	p.drop()
+}
+
+// keep remembers files that were received.
+func (p *peer) keep(files []*os.File) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.files = append(p.files, files...)
+	if p.closed {
+		p.drop()
+	}
+}
+
+// drop closes the files. Called with mu held.
+func (p *peer) drop() {
 	for _, f := range p.files {
 		f.Close()
 	}
@@ -109,7 +130,8 @@ func (p *peer) receive(op string) (message, error) {
 		}
 		buf := make([]byte, 4096)
 		n, files, err := readFiles(p.conn, buf)
-		p.in, p.files = append(p.in, buf[:max(n, 0)]...), append(p.files, files...) // n is -1 on errors
+		p.in = append(p.in, buf[:max(n, 0)]...) // n is -1 on errors
+		p.keep(files)
 		if n == 0 && err == nil {
 			err = io.EOF
 		}
