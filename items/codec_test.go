@@ -501,19 +501,6 @@ func TestMarshalerFails(t *testing.T) {
 	}
 }
 
-func TestLargeCBOR(t *testing.T) {
-	if testing.Short() || raceEnabled {
-		t.Skip("takes 500 MB, and 20 s with the race detector")
-	}
-	through(t, make([]int, maxCBOR-10))
-	if _, err := codec[[]int](t).Encode(make([]int, maxCBOR)); err == nil {
-		t.Error("more than can be read is stored")
-	}
-	if got, _ := through(t, make([]byte, maxCBOR*2)); len(got) != maxCBOR*2 {
-		t.Errorf("a large []byte comes back as %d bytes", len(got))
-	}
-}
-
 func TestCodecInParallel(t *testing.T) {
 	c := codec[basket](t)
 	var g sync.WaitGroup
@@ -530,34 +517,4 @@ func TestCodecInParallel(t *testing.T) {
 		})
 	}
 	g.Wait()
-}
-
-func noAllocs[T any](t *testing.T, v T) {
-	t.Helper()
-	c := codec[T](t)
-	val := value(t, v)
-	var err error
-	if n := testing.AllocsPerRun(100, func() { val, err = c.Encode(v) }); n != 0 || err != nil {
-		t.Errorf("%T: Encode allocates %v times, %v", v, n, err)
-	}
-	if n := testing.AllocsPerRun(100, func() { v, err = c.Decode(val) }); n != 0 || err != nil {
-		t.Errorf("%T: Decode allocates %v times, %v", v, n, err)
-	}
-}
-
-func TestScalarsAllocateNothing(t *testing.T) {
-	if raceEnabled {
-		t.Skip("allocations cannot be counted")
-	}
-	noAllocs(t, true)
-	noAllocs(t, 1<<40)
-	noAllocs(t, myInt(7))
-	noAllocs(t, uint16(7))
-	noAllocs(t, 1.5)
-	noAllocs(t, float32(1.5))
-	noAllocs(t, "hello")
-	noAllocs(t, myString("hello"))
-	noAllocs(t, time.Now())
-	noAllocs(t, time.Second)
-	noAllocs(t, (*basket)(nil))
 }

@@ -358,20 +358,6 @@ func TestItemDamaged(t *testing.T) {
 	}
 }
 
-func TestItemLyingCountAllocatesNothing(t *testing.T) {
-	if raceEnabled {
-		t.Skip("allocations cannot be counted")
-	}
-	b := []byte{20, 0, 0, 0, 1, 0, 0xff, 0xff, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, endMark}
-	var it Item
-	if n := testing.AllocsPerRun(10, func() { _ = it.Parse(b) }); n > 10 {
-		t.Errorf("a lying count allocates %v times", n)
-	}
-	if cap(it.entries) > 0 {
-		t.Errorf("a lying count makes %d entries", cap(it.entries))
-	}
-}
-
 func TestItemParallelReaders(t *testing.T) {
 	it := parsed(t, storeBodies(t)["store_objects"])
 	want, err := it.Append(nil)

@@ -41,6 +41,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/holdfast-session/holdfast/internal/edits"
 	"github.com/holdfast-session/holdfast/store"
 )
 
@@ -151,7 +152,7 @@ func unknown(spec string) error {
 	}
 	best, d := "", 3
 	for _, s := range schemes {
-		if n := distance(strings.ToLower(name), strings.TrimRight(s.prefix, ":/=")); n < d {
+		if n := edits.Distance(strings.ToLower(name), strings.TrimRight(s.prefix, ":/=")); n < d {
 			best, d = s.example, n
 		}
 	}
@@ -202,7 +203,7 @@ func nearest(name string, known []string) string {
 	name = strings.ReplaceAll(strings.ToLower(name), "_", "-")
 	best, d := "", max(2, len(name)/3)+1
 	for _, k := range known {
-		n := distance(name, k)
+		n := edits.Distance(name, k)
 		if strings.ReplaceAll(name, "-", "") == strings.ReplaceAll(k, "-", "") {
 			n = 0
 		}
@@ -214,28 +215,4 @@ func nearest(name string, known []string) string {
 		return fmt.Sprintf("did you mean %s?", best)
 	}
 	return "possible are " + strings.Join(known, ", ")
-}
-
-// distance is how many letters have to be changed, added or left out to make a of b.
-func distance(a, b string) int {
-	if len(a) > 64 {
-		return len(a)
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/holdfast-session/holdfast/internal/edits"
 	"github.com/holdfast-session/holdfast/stateserver"
 )
 
@@ -263,7 +264,7 @@ func list[V any](names map[string]V) string {
 func didYouMean[V any](name string, names map[string]V) string {
 	best, nearest := 3, "" // two letters wrong, at most
 	for other := range names {
-		if d := distance(strings.ToLower(name), strings.ToLower(other)); d < best || d == best && other < nearest {
+		if d := edits.Distance(strings.ToLower(name), strings.ToLower(other)); d < best || d == best && other < nearest {
 			best, nearest = d, other
 		}
 	}
@@ -271,27 +272,6 @@ func didYouMean[V any](name string, names map[string]V) string {
 		return "; is it " + nearest + "?"
 	}
 	return "; there is " + list(names)
-}
-
-// distance is how many letters are to be inserted, deleted or replaced to get from a
-// to b.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			d := diagonal
-			if a[i] != b[j] {
-				d = 1 + min(diagonal, row[j], row[j+1])
-			}
-			diagonal, row[j+1] = row[j+1], d
-		}
-	}
-	return row[len(b)]
 }
 
 // WriteTo writes the configuration as a file of it would be, each setting with where
