@@ -26,9 +26,10 @@ type Access struct {
 	// can listen on the wire reads the secret: use TLS between machines.
 	Tokens []Token
 
-	// Trusted are the networks whose clients need no token, and TrustSockets does
-	// the same for unix sockets. Clients of ASP.NET cannot carry one: where there are
-	// tokens, only these settings let them in. They may then do everything.
+	// Trusted are the networks whose clients need no token and have no limits, and
+	// TrustSockets does the same for unix sockets. Clients of ASP.NET cannot carry a
+	// token: where there are some, only these settings let them in. Trusted clients
+	// may do everything.
 	Trusted      []netip.Prefix
 	TrustSockets bool
 
@@ -39,8 +40,8 @@ type Access struct {
 	// MaxConns is how many connections one address may have at a time, Rate how many
 	// requests a second, in bursts of up to Burst, and MaxWaits how many requests may
 	// wait for a lock at a time; a new connection counts as ten requests. 0 means no
-	// limit, and of Burst one second's worth. All of an IPv6 network of 64 bits count as one address, and
-	// so do all unix sockets.
+	// limit, and of Burst one second's worth. All of an IPv6 network of 64 bits count as
+	// one address, and so do all unix sockets.
 	//
 	// Who exceeds Rate is slowed down, and refused only where that is not enough.
 	MaxConns int
@@ -190,9 +191,11 @@ func (r *rules) reaches(addr netip.Addr, remote bool) bool {
 
 // trusts reports whether a client at addr needs no token.
 func (r *rules) trusts(addr netip.Addr) bool {
-	if len(r.tokens) == 0 {
-		return true
-	}
+	return len(r.tokens) == 0 || r.unlimited(addr)
+}
+
+// unlimited reports whether a client at addr has no limits: it is trusted by name.
+func (r *rules) unlimited(addr netip.Addr) bool {
 	if !addr.IsValid() {
 		return r.TrustSockets
 	}

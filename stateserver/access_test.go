@@ -403,6 +403,50 @@ func TestRate(t *testing.T) {
 	})
 }
 
+// TestTrustedHasNoLimits: limits are for those who are not named.
+func TestTrustedHasNoLimits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kept := inproc.New(nil)
+		defer kept.Close()
+		net := newPipes()
+		s := &Server{Store: kept, AllowRemote: true, Access: Access{
+			Trusted: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")}, MaxConns: 1, Rate: 1, Burst: connCost + 1, MaxWaits: 1,
+		}}
+		serve(t, s, net)
+		mustCreate(t, kept, targetID, "")
+		held := mustLock(t, kept, targetID, store.LockOptions{})
+		start := time.Now()
+		locked := make(chan string)
+		for i := range 3 {
+			w := net.from(t, "10.0.0.1")
+			w.send(lockLine(uint64(i + 2)))
+			go func() { locked <- status(w.receive(methodGet)) }()
+		}
+		synctest.Wait()
+		if got := s.Stats().Waiting; got != 3 {
+			t.Errorf("%d wait for the lock, on a connection each; want 3", got)
+		}
+		if err := kept.Remove(t.Context(), targetID, held.Lock, store.Reason{}); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			if got := <-locked; got != notFound {
+				t.Errorf("after the session ended: %s; want 404", got)
+			}
+		}
+		if d := time.Since(start); d > 0 {
+			t.Errorf("a trusted client was held back for %v", d)
+		}
+		other := net.from(t, "10.0.1.1")
+		if got := status(other.ask("", "HEAD /a HTTP/1.1", "Holdfast: 1")); got != notFound {
+			t.Errorf("another client: %s; want 404", got)
+		}
+		if got := status(net.from(t, "10.0.1.1").ask("", "HEAD /a HTTP/1.1", "Holdfast: 1")); got != "429 Too Many Requests" {
+			t.Errorf("another client's second connection: %s; want 429", got)
+		}
+	})
+}
+
 func TestWaitsOfAnAddress(t *testing.T) {
 	kept := watched(inproc.New(nil))
 	mustCreate(t, kept, targetID, "")

@@ -140,12 +140,12 @@ func (c *conn) handleLock(id store.ID) {
 	// Most locks are free. Only for one that is not is the peer watched.
 	err := c.s.Store.Lock(c.s.base, id, o, &c.rec)
 	if err != nil && c.req.wait > 0 && asLocked(err) != nil {
-		if max := c.s.rules.Load().MaxWaits; max > 0 && c.source.waits.Add(1) > int64(max) {
-			c.source.waits.Add(-1)
-			c.deny(refusedWaits)
-			return
-		} else if max > 0 {
+		if r := c.s.rules.Load(); r.MaxWaits > 0 && !r.unlimited(c.addr) {
 			defer c.source.waits.Add(-1)
+			if c.source.waits.Add(1) > int64(r.MaxWaits) {
+				c.deny(refusedWaits)
+				return
+			}
 		}
 		o.Wait = c.req.wait
 		var ok bool

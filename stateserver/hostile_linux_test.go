@@ -2,7 +2,6 @@ package stateserver
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"net"
 	"os"
@@ -15,7 +14,7 @@ import (
 )
 
 // rss is how much memory the process has, in KiB; peak the most that it had.
-func (p *serverProcess) rss(t testing.TB) (now, peak int) {
+func (p *childProcess) rss(t testing.TB) (now, peak int) {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if err != nil {
@@ -36,7 +35,7 @@ func (p *serverProcess) rss(t testing.TB) (now, peak int) {
 }
 
 // cpu is the processor time that the process has used.
-func (p *serverProcess) cpu(t testing.TB) time.Duration {
+func (p *childProcess) cpu(t testing.TB) time.Duration {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
 	if err != nil {
@@ -63,8 +62,8 @@ func TestHostileClients(t *testing.T) {
 	if long {
 		idle, busy, rounds = 5000, 3*time.Second, 5
 	}
-	p := startServer(t)
-	c := dial(t, p.addr, &ClientOptions{DialContext: dialerFrom("127.0.0.2").DialContext})
+	p := startChild(t, serverVar+"=1")
+	c := dial(t, p.line, &ClientOptions{DialContext: dialerFrom(goodAddr).DialContext})
 	body := string(bytes.Repeat([]byte("x"), 500))
 	for i := range goodSessions {
 		mustCreate(t, c, store.ID{App: "/", Session: fmt.Sprint(i)}, body)
@@ -80,10 +79,9 @@ func TestHostileClients(t *testing.T) {
 
 	// What connections cost that have asked once and are idle now.
 	before, _ := p.rss(t)
-	d := dialerFrom("127.0.0.3")
 	conns := make([]net.Conn, idle)
 	for i := range conns {
-		nc, err := d.Dial("tcp", p.addr)
+		nc, err := dialerFrom(fmt.Sprintf(idleAddrs, i/idleOfAddr)).Dial("tcp", p.line)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -100,12 +98,9 @@ func TestHostileClients(t *testing.T) {
 	var ratios []float64
 	for range rounds {
 		quiet := cost()
-		ctx, cancel := context.WithCancel(t.Context())
-		wait := attack(ctx, t, p.addr, targetOf(large))
-		<-time.After(time.Second) // for those to gather that stay
+		attackers := startChild(t, attackVar+"="+p.line+" "+targetOf(large))
 		attacked := cost()
-		cancel()
-		wait()
+		attackers.stop()
 		if quiet > 0 {
 			ratios = append(ratios, float64(attacked)/float64(quiet))
 		}

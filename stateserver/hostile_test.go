@@ -19,8 +19,16 @@ import (
 	"github.com/holdfast-session/holdfast/store"
 )
 
+// Where the hostile test's clients are. Only the good ones are trusted.
+const (
+	goodAddr   = "127.0.0.2"
+	evilAddrs  = "127.0.1.%d"
+	idleAddrs  = "127.0.3.%d"
+	idleOfAddr = 20
+)
+
 // runServer is the program in which this test binary is a server, until its input
-// ends.
+// ends. Its limits are those of an operator who knows the machines that may ask a lot.
 func runServer() error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -29,7 +37,10 @@ func runServer() error {
 	s := &Server{
 		Store: inproc.New(nil), Logger: quiet,
 		MaxBody: 1 << 20, MaxBuffered: 32 << 20, ReadTimeout: 2 * time.Second, WriteTimeout: 2 * time.Second,
-		Access: Access{MaxConns: 6000, Rate: 1e6},
+		Access: Access{
+			Trusted:  []netip.Prefix{netip.MustParsePrefix(goodAddr + "/32")},
+			MaxConns: 100, Rate: 50, Burst: 300,
+		},
 	}
 	go s.Serve(l)
 	fmt.Println(l.Addr())
@@ -37,20 +48,33 @@ func runServer() error {
 	return s.Close()
 }
 
-// A serverProcess is that program, running.
-type serverProcess struct {
-	cmd  *exec.Cmd
-	addr string
+// runAttack is the program in which this test binary is all the hostile clients, until
+// its input ends.
+func runAttack(addr, large string) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	wait := attack(ctx, addr, large)
+	<-time.After(time.Second) // for those to gather that stay
+	fmt.Println("attacking")
+	io.Copy(io.Discard, os.Stdin)
+	cancel()
+	return wait()
 }
 
-func startServer(t testing.TB) *serverProcess {
+// A childProcess is one of these programs, running.
+type childProcess struct {
+	cmd  *exec.Cmd
+	line string // the first one that it printed
+	stop func() // ends it, and is called once
+}
+
+func startChild(t testing.TB, env string) *childProcess {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), serverVar+"=1", "GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE"))
+	cmd.Env = append(os.Environ(), env, "GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 	cmd.Stderr = os.Stderr
 	input, err := cmd.StdinPipe()
 	if err != nil {
@@ -63,19 +87,20 @@ func startServer(t testing.TB) *serverProcess {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	stop := sync.OnceFunc(func() {
 		input.Close()
 		patience := time.AfterFunc(limit, func() { cmd.Process.Kill() })
 		defer patience.Stop()
 		if err := cmd.Wait(); err != nil {
-			t.Errorf("the server: %v", err)
+			t.Errorf("%s: %v", env, err)
 		}
 	})
-	addr, err := bufio.NewReader(output).ReadString('\n')
+	t.Cleanup(stop)
+	line, err := bufio.NewReader(output).ReadString('\n')
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &serverProcess{cmd, strings.TrimSpace(addr)}
+	return &childProcess{cmd, strings.TrimSpace(line), stop}
 }
 
 // dialerFrom dials from an address of this machine.
@@ -85,10 +110,12 @@ func dialerFrom(addr string) *net.Dialer {
 
 // A hostile client does one thing wrong, again and again.
 type hostile struct {
-	name  string
-	every time.Duration // between two of them
-	do    func(nc net.Conn)
+	name string
+	do   func(nc net.Conn)
 }
+
+// hostileEvery is the time between two connections of one kind of them.
+const hostileEvery = 100 * time.Millisecond
 
 // hostiles do it until their connection ends, or they have done it.
 func hostiles(large string) []hostile {
@@ -112,41 +139,43 @@ func hostiles(large string) []hostile {
 	}
 	get := "GET " + large + " HTTP/1.1\r\nHoldfast: 1\r\n\r\n"
 	return []hostile{
-		{"slow head", 100 * time.Millisecond, drip("GET /" + strings.Repeat("a", 1000))},
-		{"slow body", 100 * time.Millisecond, drip("PUT /a HTTP/1.1\r\nContent-Length: 100000\r\n\r\n" + strings.Repeat("a", 1000))},
-		{"half of a body", 100 * time.Millisecond, func(nc net.Conn) {
+		{"slow head", drip("GET /" + strings.Repeat("a", 1000))},
+		{"slow body", drip("PUT /a HTTP/1.1\r\nContent-Length: 100000\r\n\r\n" + strings.Repeat("a", 1000))},
+		{"half of a body", func(nc net.Conn) {
 			io.WriteString(nc, "PUT /a HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n"+strings.Repeat("a", 300000))
 			io.Copy(io.Discard, nc)
 		}},
-		{"slow reader", 100 * time.Millisecond, func(nc net.Conn) {
+		{"slow reader", func(nc net.Conn) {
 			nc.(*net.TCPConn).SetReadBuffer(4 << 10)
 			io.WriteString(nc, strings.Repeat(get, 100))
 			<-time.After(4 * time.Second)
 		}},
-		{"garbage", 100 * time.Millisecond, say(strings.Repeat("nonsense\r\n\x00\xff", 1000))},
-		{"TLS", 100 * time.Millisecond, say("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")},
-		{"oversized head", 100 * time.Millisecond, say("GET /" + strings.Repeat("a", 100000))},
-		{"many lines", 100 * time.Millisecond, say("GET /a HTTP/1.1\r\n" + strings.Repeat("X:\r\n", 1000))},
-		{"oversized body", 100 * time.Millisecond, say("PUT /a HTTP/1.1\r\nHoldfast: 1\r\nContent-Length: 2000000000\r\n\r\n" + strings.Repeat("x", 100000))},
-		{"malformed after good", 100 * time.Millisecond, say(strings.Repeat("HEAD /a HTTP/1.1\r\nHoldfast: 1\r\n\r\n", 10) + "DELETE /a HTTP/1.1\r\nHoldfast: 1\r\n\r\n")},
-		{"reset", 100 * time.Millisecond, func(nc net.Conn) {
+		{"garbage", say(strings.Repeat("nonsense\r\n\x00\xff", 1000))},
+		{"TLS", say("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")},
+		{"oversized head", say("GET /" + strings.Repeat("a", 100000))},
+		{"many lines", say("GET /a HTTP/1.1\r\n" + strings.Repeat("X:\r\n", 1000))},
+		{"oversized body", say("PUT /a HTTP/1.1\r\nHoldfast: 1\r\nContent-Length: 2000000000\r\n\r\n" + strings.Repeat("x", 100000))},
+		{"malformed after good", say(strings.Repeat("HEAD /a HTTP/1.1\r\nHoldfast: 1\r\n\r\n", 10) + "DELETE /a HTTP/1.1\r\nHoldfast: 1\r\n\r\n")},
+		{"reset", func(nc net.Conn) {
 			io.WriteString(nc, get+get)
 			nc.(*net.TCPConn).SetLinger(0)
 		}},
-		{"half open", 100 * time.Millisecond, func(nc net.Conn) {
+		{"half open", func(nc net.Conn) {
 			nc.(*net.TCPConn).CloseWrite()
 			io.Copy(io.Discard, nc)
 		}},
 	}
 }
 
-// attack lets them loose until ctx ends, and returns when all are gone.
-func attack(ctx context.Context, t testing.TB, addr, large string) (wait func()) {
+// attack lets them loose until ctx ends. wait returns when all are gone, with what
+// kept one from connecting.
+func attack(ctx context.Context, addr, large string) (wait func() error) {
 	var wg sync.WaitGroup
+	var failed atomic.Pointer[error]
 	for i, h := range hostiles(large) {
-		d := dialerFrom(fmt.Sprintf("127.0.1.%d", i+1))
+		d := dialerFrom(fmt.Sprintf(evilAddrs, i+1))
 		wg.Go(func() {
-			tick := time.NewTicker(h.every)
+			tick := time.NewTicker(hostileEvery)
 			defer tick.Stop()
 			for {
 				select {
@@ -156,7 +185,8 @@ func attack(ctx context.Context, t testing.TB, addr, large string) (wait func())
 				}
 				nc, err := d.Dial("tcp", addr)
 				if err != nil {
-					t.Errorf("%s: %v", h.name, err)
+					err = fmt.Errorf("%s: %w", h.name, err)
+					failed.Store(&err)
 					return
 				}
 				nc.SetDeadline(time.Now().Add(limit))
@@ -169,7 +199,13 @@ func attack(ctx context.Context, t testing.TB, addr, large string) (wait func())
 			}
 		})
 	}
-	return wg.Wait
+	return func() error {
+		wg.Wait()
+		if err := failed.Load(); err != nil {
+			return *err
+		}
+		return nil
+	}
 }
 
 // goodRequests has good clients lock and save for a while, which all succeeds, and

@@ -294,7 +294,11 @@ func (s *Server) serveConn(nc net.Conn) {
 	c := newConn(s, nc)
 	c.addr, c.now = addr, now
 	c.counters.accepted.Add(1)
-	from, entered := s.sources.enter(addr, r.MaxConns, now)
+	limit := r.MaxConns
+	if r.unlimited(addr) {
+		limit = 0
+	}
+	from, entered := s.sources.enter(addr, limit, now)
 	c.source = from
 	leave := func() {
 		if entered {

@@ -149,7 +149,7 @@ func (f *source) take(r *rules, n, now int64) (wait time.Duration, ok bool) {
 // kernel's buffers fill up, and then the peer waits too.
 func (c *conn) pace(n int64) bool {
 	r := c.s.rules.Load()
-	if r.interval == 0 {
+	if r.interval == 0 || r.unlimited(c.addr) {
 		return true
 	}
 	wait, ok := c.source.take(r, n, c.now)
