@@ -154,6 +154,7 @@ func (s *Store) end(sh *shard, key uint64, e *entry, why store.Reason, now int64
 	sh.sessions.delete(key, e)
 	sh.wheel.unlink(e)
 	s.tombstones.add(key, why, now)
+	s.ended[min(int(why.Kind), len(s.ended)-1)].Add(1)
 	if e.subject != nil {
 		s.subjects.remove(e)
 	}

@@ -146,6 +146,7 @@ type Store struct {
 	_     [64]byte     // keeps what every call reads from what changes
 	count atomic.Int64 // sessions that are there, or expired and not swept yet
 	bytes atomic.Int64 // what they cost
+	ended [store.Restarted + 1]atomic.Uint64
 
 	sweeper    expiry.Sweeper
 	tombstones tombstones

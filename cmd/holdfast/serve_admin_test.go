@@ -108,6 +108,19 @@ func TestServeAdmin(t *testing.T) {
 	p.stop()
 }
 
+func TestServeCountsEnds(t *testing.T) {
+	for _, keep := range [][]string{{"--memory"}, {"--data", t.TempDir()}} {
+		p := start(t, append([]string{"serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"}, keep...)...)
+		c := dial(t, p.ready(ready))
+		c.wants(put+"hello", http.StatusOK)
+		c.wants("DELETE /app/s1 HTTP/1.1\r\nHost: h\r\n\r\n", http.StatusOK)
+		if _, text := ask(t, p.admin(), "/metrics"); !strings.Contains(text, `holdfast_sessions_ended_total{reason="abandoned"} 1`) {
+			t.Errorf("%s: the figures lack the end of a session", keep[0])
+		}
+		p.stop()
+	}
+}
+
 func TestServePprof(t *testing.T) {
 	p := start(t, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--memory", "--pprof")
 	if status, said := ask(t, p.admin(), "/debug/pprof/goroutine?debug=1"); status != http.StatusOK || !strings.Contains(said, "goroutine profile") {

@@ -51,6 +51,7 @@ func (c *Config) openEngine(log *slog.Logger) (*engine, error) {
 var (
 	descSessions = desc("sessions", "Sessions that are there.")
 	descMemory   = desc("session_memory_bytes", "Memory that sessions take.")
+	descEndedBy  = desc("sessions_ended_total", "Sessions that ended, by reason.", "reason")
 )
 
 func memoryEngine(s *inproc.Store) *engine {
@@ -63,7 +64,17 @@ func memoryEngine(s *inproc.Store) *engine {
 			t := s.Stats()
 			gauge(descSessions, float64(t.Sessions))
 			gauge(descMemory, float64(t.Bytes))
+			countEnds(t.EndedBy[:], count)
 		},
+	}
+}
+
+// countEnds counts the sessions that ended, by [store.Kind].
+func countEnds(by []uint64, count sample) {
+	for kind, n := range by {
+		if n > 0 {
+			count(descEndedBy, float64(n), store.Kind(kind).String())
+		}
 	}
 }
 
@@ -73,7 +84,6 @@ var (
 	descLockWaits  = desc("lock_waiters", "Calls that wait for a lock.")
 	descTombstones = desc("tombstones", "Ended sessions that are remembered for their reason.")
 	descEnds       = desc("ends_pending", "Ends that no application has acknowledged.")
-	descEndedBy    = desc("sessions_ended_total", "Sessions that ended, by reason.", "reason")
 	descSegments   = desc("log_segments", "Files of the log.")
 	descAllocated  = desc("log_allocated_bytes", "Disk that log and snapshot take.")
 	descUsed       = desc("log_bytes", "Bytes of records in the log.")
@@ -127,11 +137,7 @@ func collectLog(t logstore.Stats, gauge, count sample) {
 	} {
 		count(f.d, float64(f.n))
 	}
-	for kind, n := range t.EndedBy {
-		if n > 0 {
-			count(descEndedBy, float64(n), store.Kind(kind).String())
-		}
-	}
+	countEnds(t.EndedBy[:], count)
 	failing, full := 0.0, 0.0
 	if !t.Log.Failing.IsZero() {
 		failing = time.Since(t.Log.Failing).Seconds()
