@@ -3,14 +3,13 @@ package inproc
 import (
 	"cmp"
 	"context"
-	"encoding/hex"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 
+	"github.com/holdfast-session/holdfast/internal/cursor"
 	"github.com/holdfast-session/holdfast/store"
 )
 
@@ -189,62 +188,31 @@ func (s *Store) listed(key uint64, e *entry, m *member) (one store.Listed, there
 	return one, true
 }
 
-// A cursor is a place in the list of all sessions, which is in the order of their
-// keys and, where two share one, of their IDs.
-type cursor struct {
-	key uint64
-	id  store.ID
-}
-
-func (c cursor) compare(d cursor) int {
-	return cmp.Or(cmp.Compare(c.key, d.key), cmp.Compare(c.id.Session, d.id.Session), cmp.Compare(c.id.App, d.id.App))
-}
-
-func (c cursor) String() string { return fmt.Sprintf("%016x.%x.%x", c.key, c.id.Session, c.id.App) }
-
-func parseCursor(text string) (c cursor, err error) {
-	if text == "" {
-		return c, nil
-	}
-	key, rest, _ := strings.Cut(text, ".")
-	session, app, _ := strings.Cut(rest, ".")
-	var errs [3]error
-	c.key, errs[0] = strconv.ParseUint(key, 16, 64)
-	c.id.Session, errs[1] = unhex(session)
-	c.id.App, errs[2] = unhex(app)
-	return c, errors.Join(errs[:]...)
-}
-
-func unhex(text string) (string, error) {
-	b, err := hex.DecodeString(text)
-	return string(b), err
-}
-
 func badCursor(q store.Query) error {
 	return fmt.Errorf("inproc: Query.After is %q, which is not from a List of the same sessions", q.After)
 }
 
 func (s *Store) listAll(ctx context.Context, q store.Query) (page []store.Listed, next string, err error) {
-	after, err := parseCursor(q.After)
+	after, err := cursor.Parse(q.After)
 	if err != nil {
 		return nil, "", badCursor(q)
 	}
 	begun := q.After != ""
 	var some []slot
-	for i := after.key >> shardShift; i < shards; i++ {
+	for i := after.Key >> shardShift; i < shards; i++ {
 		if err := ctx.Err(); err != nil {
 			return nil, "", err
 		}
-		some = s.shard[i].from(some[:0], after.key)
+		some = s.shard[i].from(some[:0], after.Key)
 		slices.SortFunc(some, func(a, b slot) int {
 			if a.key != b.key {
 				return cmp.Compare(a.key, b.key) // without a look at the sessions
 			}
-			return cursor{a.key, a.e.id()}.compare(cursor{b.key, b.e.id()})
+			return cursor.Cursor{Key: a.key, ID: a.e.id()}.Compare(cursor.Cursor{Key: b.key, ID: b.e.id()})
 		})
 		for _, at := range some {
-			here := cursor{at.key, at.e.id()}
-			if begun && here.compare(after) <= 0 || q.App != "" && here.id.App != q.App {
+			here := cursor.Cursor{Key: at.key, ID: at.e.id()}
+			if begun && here.Compare(after) <= 0 || q.App != "" && here.ID.App != q.App {
 				continue
 			}
 			one, there := s.listed(at.key, at.e, nil)

@@ -3,15 +3,13 @@ package logstore
 import (
 	"cmp"
 	"context"
-	"encoding/hex"
-	"errors"
 	"fmt"
 	"hash/maphash"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 
+	"github.com/holdfast-session/holdfast/internal/cursor"
 	"github.com/holdfast-session/holdfast/store"
 )
 
@@ -250,56 +248,25 @@ func (s *Store) listed(sh *shard, ref uint32, is func(*entry) bool) (one store.L
 	return one, e.seq, true
 }
 
-// A cursor is a place in the list of all sessions, which is in the order of their
-// shards, their tags and, where two share one, of their IDs.
-type cursor struct {
-	key uint64 // shard and tag
-	id  store.ID
-}
-
-func (c cursor) compare(d cursor) int {
-	return cmp.Or(cmp.Compare(c.key, d.key), cmp.Compare(c.id.Session, d.id.Session), cmp.Compare(c.id.App, d.id.App))
-}
-
-func (c cursor) String() string { return fmt.Sprintf("%x.%x.%x", c.key, c.id.Session, c.id.App) }
-
-func parseCursor(text string) (c cursor, err error) {
-	if text == "" {
-		return c, nil
-	}
-	key, rest, _ := strings.Cut(text, ".")
-	session, app, _ := strings.Cut(rest, ".")
-	var errs [3]error
-	c.key, errs[0] = strconv.ParseUint(key, 16, 64)
-	c.id.Session, errs[1] = unhex(session)
-	c.id.App, errs[2] = unhex(app)
-	return c, errors.Join(errs[:]...)
-}
-
-func unhex(text string) (string, error) {
-	b, err := hex.DecodeString(text)
-	return string(b), err
-}
-
 func badCursor(q store.Query) error {
 	return fmt.Errorf("logstore: Query.After is %q, which is not from a List of the same sessions", q.After)
 }
 
 func (s *Store) listAll(ctx context.Context, q store.Query) (page []store.Listed, next string, seq uint64, err error) {
-	after, err := parseCursor(q.After)
+	after, err := cursor.Parse(q.After)
 	if err != nil {
 		return nil, "", 0, badCursor(q)
 	}
 	begun := q.After != ""
 	var some []slot
-	for i := after.key >> 32; i < shards; i++ {
+	for i := after.Key >> 32; i < shards; i++ {
 		if err := ctx.Err(); err != nil {
 			return nil, "", 0, err
 		}
 		sh := &s.shard[i]
 		first := uint32(0)
-		if i == after.key>>32 {
-			first = uint32(after.key)
+		if i == after.Key>>32 {
+			first = uint32(after.Key)
 		}
 		some = sh.from(some[:0], first)
 		slices.SortFunc(some, func(a, b slot) int { return cmp.Compare(a.tag, b.tag) })
@@ -313,7 +280,7 @@ func (s *Store) listAll(ctx context.Context, q store.Query) (page []store.Listed
 					return page, after.String(), seq, nil
 				}
 				page, seq = append(page, one.Listed), max(seq, one.seq)
-				after, begun = cursor{i<<32 | uint64(some[0].tag), one.ID}, true
+				after, begun = cursor.Cursor{Key: i<<32 | uint64(some[0].tag), ID: one.ID}, true
 			}
 			some = some[same:]
 		}
@@ -328,21 +295,21 @@ type listedAt struct {
 
 // sameTag returns the sessions of one tag that come after a cursor, in the order of
 // their IDs.
-func (s *Store) sameTag(sh *shard, i uint64, same []slot, after cursor, begun bool, app string) (list []listedAt) {
+func (s *Store) sameTag(sh *shard, i uint64, same []slot, after cursor.Cursor, begun bool, app string) (list []listedAt) {
 	for _, at := range same {
 		one, seq, there := s.listed(sh, at.ref, func(e *entry) bool {
 			if app != "" && s.apps.name(e.app) != app {
 				return false
 			}
 			id := s.id(e)
-			here := cursor{i<<32 | uint64(at.tag), id}
-			return tag(keyOf(id)) == at.tag && (!begun || here.compare(after) > 0)
+			here := cursor.Cursor{Key: i<<32 | uint64(at.tag), ID: id}
+			return tag(keyOf(id)) == at.tag && (!begun || here.Compare(after) > 0)
 		})
 		if there {
 			list = append(list, listedAt{one, seq})
 		}
 	}
-	slices.SortFunc(list, func(a, b listedAt) int { return cursor{id: a.ID}.compare(cursor{id: b.ID}) })
+	slices.SortFunc(list, func(a, b listedAt) int { return cursor.Cursor{ID: a.ID}.Compare(cursor.Cursor{ID: b.ID}) })
 	return list
 }
 
