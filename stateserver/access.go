@@ -319,7 +319,7 @@ func (c *conn) tell(why refusal) {
 // source and reason there is one line a minute.
 func (s *Server) refused(c *conn, why refusal, attrs ...any) {
 	c.counters.refused[why].Add(1)
-	times, log := c.source.log(why, s.nanos())
+	times, log := c.source.logged[why].log(s.nanos(), logEvery)
 	if !log {
 		return
 	}

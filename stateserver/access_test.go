@@ -492,7 +492,7 @@ func TestSourcesBounded(t *testing.T) {
 			t.Fatalf("%v may not enter", addr)
 		}
 		if i < maxQuiet+2048 {
-			from.log(refusedToken, now)
+			from.logged[refusedToken].log(now, logEvery)
 		}
 		x.leave(from, now)
 		if len(x.of) > maxQuiet+4096 {

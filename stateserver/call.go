@@ -323,11 +323,11 @@ func takeAnswer(r *response, q *call, kind peer) (answer, error) {
 	}
 	switch {
 	case r.status == statusNotModified:
-		if q.near == nil || q.out == nil || r.version != q.near.version {
+		if q.near == nil || q.out == nil || r.version != q.near.Version {
 			return answer{}, errNoBody
 		}
 		a.status = statusOK
-		r.body = q.near.body
+		r.body = q.near.Body
 		r.record(q.out)
 	case r.status == statusOK && q.out != nil:
 		r.record(q.out)

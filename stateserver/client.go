@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/holdfast-session/holdfast/internal/nearcache"
 	"github.com/holdfast-session/holdfast/store"
 )
 
@@ -26,6 +27,10 @@ const (
 	DefaultOpenAfter       = 2 * time.Second
 	DefaultNearCache       = 16 << 20
 )
+
+// nearMin is from which size a body is kept near: naming the version of a smaller one
+// costs both sides as much as moving it.
+const nearMin = 1 << 10
 
 // ClientOptions configure a [Client]. Their zero value, and a nil pointer, is a
 // good choice.
@@ -113,7 +118,7 @@ type Client struct {
 	calls            *pool
 	waits            *pool
 	breaker          *breaker
-	near             *nearCache
+	near             *nearcache.Cache
 	foreign          atomic.Bool // who answered last is a foreign server
 	cookies          cookies
 	exchanges        sync.Pool
@@ -184,7 +189,7 @@ func Dial(addr string, o *ClientOptions) (*Client, error) {
 		c.options.NearCache = DefaultNearCache
 	}
 	if c.options.NearCache > 0 {
-		c.near = newNearCache(c.options.NearCache)
+		c.near = nearcache.New(c.options.NearCache, nearMin)
 	}
 	c.prefixes.Store(new(map[string]string))
 	c.takingBack = make(map[uint64]chan struct{})
@@ -254,8 +259,8 @@ func (c *Client) Close() error {
 // Load implements [store.Store]. On a foreign server the record has no version,
 // and a session that is locked is a [*store.LockedError].
 func (c *Client) Load(ctx context.Context, id store.ID, rec *store.Record) error {
-	near := c.near.pin(id)
-	defer near.unpin()
+	near := c.near.Pin(id)
+	defer near.Unpin()
 	a, err := c.do(ctx, id, &call{method: methodGet, out: rec, near: near})
 	if err != nil {
 		return err
@@ -270,9 +275,9 @@ func (c *Client) keep(id store.ID, a *answer, version store.Version, rec *store.
 	switch {
 	case a.foreign:
 	case a.status == statusOK:
-		c.near.put(id, version, rec.Body)
+		c.near.Put(id, version, rec.Body)
 	case a.status == statusNotFound:
-		c.near.drop(id)
+		c.near.Drop(id)
 	}
 }
 
@@ -285,8 +290,8 @@ func (c *Client) Lock(ctx context.Context, id store.ID, o store.LockOptions, rec
 	if err := c.takenBack(ctx, o.Owner); err != nil {
 		return err
 	}
-	near := c.near.pin(id)
-	defer near.unpin()
+	near := c.near.Pin(id)
+	defer near.Unpin()
 	q := &call{
 		method: methodGet, exclusive: exclusiveAcquire,
 		lock: store.Lock{Owner: o.Owner}, stale: o.Stale, out: rec, near: near,
@@ -373,7 +378,7 @@ func (c *Client) Remove(ctx context.Context, id store.ID, lock store.Lock, why s
 			q.lock = store.Lock{Cookie: a.cookie} // over the holder's head, as told to
 			continue
 		}
-		c.near.drop(id)
+		c.near.Drop(id)
 		c.cookies.forget(lock)
 		return a.err(store.ErrLockLost, nil)
 	}

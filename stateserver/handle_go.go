@@ -243,7 +243,7 @@ func (c *conn) answer(err error) {
 	case errors.Is(err, store.ErrFull):
 		c.fail(statusFull, err.Error())
 	default:
-		c.s.Logger.Error("stateserver: the store failed", "err", err)
+		c.s.storeFailed(err)
 		switch {
 		case errors.Is(err, store.ErrUnsure), c.s.base.Err() != nil:
 			c.fail(statusUnsure, err.Error())
@@ -341,4 +341,11 @@ func appendReason(b []byte, why store.Reason) []byte {
 		b = appendEscaped(b, why.To)
 	}
 	return b
+}
+
+// storeFailed logs that the store failed a request: a store that is down fails each.
+func (s *Server) storeFailed(err error) {
+	if times, log := s.failures.log(s.nanos(), failuresEvery); log {
+		s.Logger.Error("stateserver: the store failed", "err", err, "times", times)
+	}
 }

@@ -356,7 +356,7 @@ func (c *conn) refuseOld(err error) {
 		c.finish("")
 		return
 	}
-	c.s.Logger.Error("stateserver: the store failed", "err", err)
+	c.s.storeFailed(err)
 	c.fail(statusBadRequest, err.Error())
 	c.outcome = outcomeFailed
 }

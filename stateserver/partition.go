@@ -63,6 +63,9 @@ func Partitioned(servers ...*Client) *Partitions {
 	return p
 }
 
+// Name returns what the server is called among those of [Partitioned].
+func (c *Client) Name() string { return c.options.Name }
+
 // Servers returns the servers, in the order of their names.
 func (p *Partitions) Servers() []*Client { return slices.Clone(p.servers) }
 

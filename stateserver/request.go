@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/holdfast-session/holdfast/internal/nearcache"
 	"github.com/holdfast-session/holdfast/store"
 )
 
@@ -122,11 +123,11 @@ type call struct {
 	match     store.Version // PUT otherwise: if that is its version
 	next      store.Version // PUT: the new version
 	hold      bool
-	always    bool          // DELETE: whoever has the lock
-	why       *store.Reason // DELETE
-	in        *store.Record // PUT: what to store
-	out       *store.Record // what to read a successful answer into
-	near      *nearEntry    // GET: what the client has of the session
+	always    bool             // DELETE: whoever has the lock
+	why       *store.Reason    // DELETE
+	in        *store.Record    // PUT: what to store
+	out       *store.Record    // what to read a successful answer into
+	near      *nearcache.Entry // GET: what the client has of the session
 
 	// plain leaves the mark out, and with it all that is not in [MS-ASP].
 	plain bool
@@ -194,7 +195,7 @@ func (q *call) appendMarked(b []byte) []byte {
 	}
 	if q.near != nil {
 		b = append(b, "\r\nIf-None-Match: "...)
-		b = appendVersion(b, q.near.version)
+		b = appendVersion(b, q.near.Version)
 	}
 	if q.wait > 0 {
 		b = append(b, "\r\nPrefer: wait="...)

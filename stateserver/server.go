@@ -108,6 +108,7 @@ type Server struct {
 	accessErr error     // why there are no rules
 	rules     atomic.Pointer[rules]
 	sources   sources
+	failures  repeats       // of the store
 	denials   chan struct{} // a place for each refused connection that is answered
 	counters  []counters
 	waits     atomic.Int64 // requests that wait for a lock

@@ -18,6 +18,8 @@ const (
 	connCost = 10
 	// logEvery is how often a source is in the log for one reason.
 	logEvery = time.Minute
+	// failuresEvery is how often it is in the log that the store fails.
+	failuresEvery = time.Second
 	// maxQuiet is how many sources without connections are remembered.
 	maxQuiet = 1 << 16
 )
@@ -32,7 +34,21 @@ type source struct {
 	// full is when the bucket of tokens is full again, by Server.nanos: the generic
 	// cell rate algorithm, which needs no more than this.
 	full   atomic.Int64
-	logged [refusals]struct{ until, times atomic.Int64 }
+	logged [refusals]repeats
+}
+
+// repeats are a line of the log that would otherwise be there too often.
+type repeats struct{ until, times atomic.Int64 }
+
+// log counts an occasion, and reports whether it is to be logged, which it is once in
+// every, and how many there were since the last that was.
+func (r *repeats) log(now int64, every time.Duration) (times int64, log bool) {
+	r.times.Add(1)
+	until := r.until.Load()
+	if until > now || !r.until.CompareAndSwap(until, now+int64(every)) {
+		return 0, false
+	}
+	return r.times.Swap(0), true
 }
 
 // sources are those with connections, and those for which something is to be
@@ -114,18 +130,6 @@ func (f *source) remembers(now int64) bool {
 		}
 	}
 	return false
-}
-
-// log counts a refusal, and reports whether it is to be logged and how many there
-// were since the last that was.
-func (f *source) log(why refusal, now int64) (times int64, log bool) {
-	l := &f.logged[why]
-	l.times.Add(1)
-	until := l.until.Load()
-	if until > now || !l.until.CompareAndSwap(until, now+int64(logEvery)) {
-		return 0, false
-	}
-	return l.times.Swap(0), true
 }
 
 // take takes n tokens from the source's bucket. If they are not there they are those

@@ -5,12 +5,14 @@ import (
 	"io"
 	"strconv"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/holdfast-session/holdfast/inproc"
 	"github.com/holdfast-session/holdfast/store"
+	"github.com/holdfast-session/holdfast/storetest"
 )
 
 // TestStats counts what each request asked for, and what came of it.
@@ -150,4 +152,34 @@ func TestLargeRequestsBounded(t *testing.T) {
 	if n := s.Stats().Refused["memory"]; n < 2 {
 		t.Errorf("%d refusals were counted", n)
 	}
+}
+
+// TestStoreFailuresInTheLog: a store that is down fails every request, and has a line a
+// second.
+func TestStoreFailuresInTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kept := inproc.New(nil)
+		defer kept.Close()
+		net := newPipes()
+		log := new(logBuffer)
+		down := &storetest.Faults{Rule: func(storetest.Call) storetest.Fault { return storetest.Refuse }}
+		serve(t, &Server{Store: down.Wrap(kept), Logger: log.logger()}, net)
+		w := net.from(t, "127.0.0.1")
+		fail := func() {
+			if got := status(w.ask("", "HEAD /a HTTP/1.1", "Holdfast: 1")); got != "503 Service Unavailable" {
+				t.Fatal(got)
+			}
+		}
+		for range 11 {
+			fail()
+		}
+		if n := log.count("the store failed"); n != 1 {
+			t.Errorf("%d lines in a second; want one:\n%s", n, log)
+		}
+		<-time.After(failuresEvery)
+		fail()
+		if n := log.count("the store failed", "times=11"); n != 1 {
+			t.Errorf("the next line does not tell how often it failed:\n%s", log)
+		}
+	})
 }

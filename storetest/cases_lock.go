@@ -385,6 +385,9 @@ func unlock(c *trial) {
 			c.Fatalf("after Unlock: Locked %v, Lock %+v; want the last cookie, %d, alone", got.Locked, got.Lock, held.Lock.Cookie)
 		}
 		got.Lock, got.Acquired = before.Lock, before.Acquired
+		if c.lacks(Versions) {
+			got.Version = before.Version
+		}
 		c.same(got, before, "by Lock and Unlock")
 	}
 	held := c.lock(s, id)
