@@ -1,0 +1,280 @@
+package sqlstore
+
+import (
+	"database/sql"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/holdfast-session/holdfast/store"
+)
+
+// The states of a row.
+const (
+	stateAlive   = 0 // a session, which may have expired without anybody having noticed
+	stateEnded   = 1 // a tombstone
+	statePending = 2 // a tombstone whose end is still to be delivered: it has the content yet
+)
+
+// A param is a parameter of the statements. In their text it is a colon and its name.
+type param int
+
+const (
+	pID param = iota
+	pApp
+	pAppHash
+	pSession
+	pCookie  // of a lock that is taken
+	pOwner   // of a lock that is taken, or asked about
+	pMyOwner // with pMyCookie: the lock that the caller has, 0 for any
+	pMyCookie
+	pStale
+	pVersion
+	pVersion1
+	pVersion2
+	pVersion3
+	pAcquired
+	pNext
+	pTimeout
+	pSlide
+	pCreated
+	pHasCreated
+	pFlags
+	pSubject
+	pSubjectHash
+	pPacking
+	pItems
+	pHold
+	pReason
+	pMovedTo
+	pWanted // 1 if ends are wanted of every application
+	pQuiet  // 1 if this end is not delivered
+	pNewID
+	pAfter
+	pUpTo
+	pLease
+	pLimit
+	params
+)
+
+var paramNames = [params]string{
+	pID: "id", pApp: "app", pAppHash: "app_hash", pSession: "session", pCookie: "cookie", pOwner: "owner",
+	pMyOwner: "my_owner", pMyCookie: "my_cookie", pStale: "stale", pVersion: "version", pVersion1: "version1",
+	pVersion2: "version2", pVersion3: "version3", pAcquired: "acquired", pNext: "next", pTimeout: "timeout", pSlide: "slide",
+	pCreated: "created", pHasCreated: "has_created", pFlags: "flags", pSubject: "subject", pSubjectHash: "subject_hash", pPacking: "packing",
+	pItems: "items", pHold: "hold", pReason: "reason", pMovedTo: "moved_to", pWanted: "wanted", pQuiet: "quiet",
+	pNewID: "new_id", pAfter: "after", pUpTo: "upto", pLease: "lease", pLimit: "limit",
+}
+
+// args are the values of parameters.
+type args [params]any
+
+// A statement is the text of one, in a dialect, with the parameters in the order in
+// which the driver wants them.
+type statement struct {
+	text  string
+	order []param
+
+	mu       sync.Mutex
+	prepared *sql.Stmt // where the dialect prepares
+}
+
+// The names that stand in the texts for what is put in last: the table, the table beside
+// it, and the time.
+const (
+	inTable = "{table}"
+	inMeta  = "{meta}"
+	inNow   = "{now}"
+)
+
+// compile puts the dialect's parameters and the names into a text.
+func compile(d dialect, n names, text string) *statement {
+	st := new(statement)
+	var b strings.Builder
+	place := make(map[param]int)
+	for {
+		before, rest, found := strings.Cut(text, ":")
+		b.WriteString(before)
+		if !found {
+			st.text = n.replacer().Replace(b.String())
+			return st
+		}
+		end := strings.IndexFunc(rest+" ", func(r rune) bool { return r != '_' && (r < 'a' || r > 'z') && (r < '0' || r > '9') })
+		p := paramNamed(rest[:end])
+		text = rest[end:]
+		at, known := place[p]
+		if !known || !d.reuses() {
+			st.order = append(st.order, p)
+			at = len(st.order)
+			place[p] = at
+		}
+		b.WriteString(d.param(at))
+	}
+}
+
+func paramNamed(name string) param {
+	for p, known := range paramNames {
+		if known == name {
+			return param(p)
+		}
+	}
+	panic("sqlstore: there is no parameter " + name)
+}
+
+// values returns the arguments in the statement's order.
+func (st *statement) values(a *args) []any {
+	values := make([]any, len(st.order))
+	for i, p := range st.order {
+		values[i] = a[p]
+		if values[i] == nil {
+			values[i] = p.null()
+		}
+	}
+	return values
+}
+
+// null is NULL as a parameter that is left out: with its type, which SQL Server needs.
+func (p param) null() any {
+	switch p {
+	case pSubject, pMovedTo, pItems:
+		return []byte(nil)
+	}
+	return sql.NullInt64{}
+}
+
+// peekColumns are what a session is without its content, and the time; allColumns are
+// all. Both are read by [row.scan].
+const (
+	peekColumns = "state, reason, moved_to, ended_at, expires, timeout, version, version1, version2, version3, acquired, " +
+		"lock_cookie, lock_owner, lock_date, created, flags, subject, " + inNow
+	allColumns  = peekColumns + ", packing, items"
+	listColumns = "id, app, session_id, " + peekColumns
+	endColumns  = "id, app, session_id, " + allColumns
+)
+
+// Conditions.
+const (
+	// isThere: the row is a session that has not expired.
+	isThere = "id = :id AND state = 0 AND expires > " + inNow
+	isFree  = "lock_date = 0"
+	// isMine: the lock is the one that the caller names. A parameter takes its type from
+	// where it stands first.
+	isMine = "(lock_owner = :my_owner OR :my_owner = 0) AND (lock_cookie = :my_cookie OR :my_cookie = 0)"
+)
+
+// statements are all that a store says to its database. In an UPDATE, what an assignment
+// reads is assigned after it: MySQL assigns from left to right.
+type statements struct {
+	load, peek           *statement
+	lock                 *statement // returns allColumns where the dialect returns
+	mark                 *statement // marks a lock as waited for; returns peekColumns
+	touch                *statement
+	create               *statement
+	save, saveMine, hold *statement // without a lock; with one; with one that is kept
+	unlock               *statement
+	remove, removeMine   *statement
+	expire               *statement
+	forget, rename       *statement // a tombstone that is in the way of a new session
+
+	wantEnds            *statement
+	claim, claimed      *statement // claim returns endColumns where the dialect returns
+	ack, ackRenamed     *statement
+	tooMany, forgetEnds *statement
+
+	turn, turnOver                       *statement // at sweeping, for one process of all
+	expireFirst, delayFirst, forgetFirst *statement
+
+	list, listSubject *statement
+}
+
+// sweepBatch is how many rows a statement of a sweep changes at most.
+const sweepBatch = 250
+
+func newStatements(d dialect, n names) *statements {
+	c := func(text string) *statement { return compile(d, n, text) }
+	update := func(set, where string) *statement { return c(d.update(inTable, set, where, "")) }
+	released := func(set, where string) *statement { return c(d.update(inTable, set, where, d.wake(n.channel))) }
+	restarted := d.greatest(inNow+" + slide", "CASE WHEN lock_date <> 0 THEN lock_date + lock_timeout ELSE 0 END")
+	kept := inNow + " + " + d.least(d.greatest("slide", "2 * lock_timeout"), fmt.Sprint(keepAtMost.Microseconds()))
+	wanted := "(:wanted = 1 OR EXISTS (SELECT 1 FROM " + inMeta + " WHERE kind = " + fmt.Sprint(metaEnds) + " AND meta_id = app_hash))"
+
+	const (
+		advance = "version3 = version2, version2 = version1, version1 = version, version = :next, items = :items, packing = :packing, " +
+			"timeout = :timeout, slide = :slide, flags = :flags, subject = :subject, subject_hash = :subject_hash, "
+		unseen = " AND version = :version AND version <> :next AND version1 <> :next AND version2 <> :next AND version3 <> :next"
+		free   = "lock_owner = 0, lock_date = 0"
+	)
+	due := "due = " + d.least("due", inNow+" + :slide")
+
+	// What a session becomes that ended at a time for a reason. Of the ends that somebody
+	// wants, the row keeps the content until they are acknowledged.
+	ended := func(at, reason, movedTo string) string {
+		is := "NOT (" + d.odd("flags") + ") AND :quiet = 0 AND " + wanted
+		return strings.Join([]string{
+			"ended_at = " + at, "reason = " + reason, "moved_to = " + movedTo, "due = " + kept, "subject_hash = NULL",
+			"lease = CASE WHEN " + is + " THEN " + at + " ELSE NULL END",
+			"items = CASE WHEN " + is + " THEN items ELSE NULL END",
+			"state = CASE WHEN " + is + " THEN 2 ELSE 1 END",
+			free,
+		}, ", ")
+	}
+	removed := ended(inNow, ":reason", ":moved_to")
+	expired := ended("expires", fmt.Sprint(int(store.Expired)), "NULL")
+	const isExpired = "state = 0 AND expires <= " + inNow
+	batch := fmt.Sprint(sweepBatch)
+	const (
+		isDue     = "state = 0 AND due <= " + inNow
+		forgotten = "state = 1, lease = NULL, items = NULL"
+		listed    = "state = 0 AND expires > " + inNow + " AND id > :after AND id <= :upto"
+	)
+	return &statements{
+		load: c("SELECT " + allColumns + " FROM " + inTable + " WHERE id = :id"),
+		peek: c("SELECT " + peekColumns + " FROM " + inTable + " WHERE id = :id"),
+		lock: c(d.update(inTable,
+			"lock_cookie = CASE WHEN lock_date <> 0 AND lock_owner = :owner THEN lock_cookie ELSE :cookie END, "+
+				"acquired = version, waited = 0, lock_timeout = :stale, "+
+				"expires = "+d.greatest("expires", d.greatest(inNow+" + slide", inNow+" + :stale"))+", "+
+				"lock_owner = :owner, lock_date = "+inNow,
+			isThere+" AND ("+isFree+" OR lock_owner = :owner OR (lock_date <= "+inNow+" - :stale AND :stale > 0))", allColumns)),
+		mark:  c(d.update(inTable, "waited = 1", isThere+" AND lock_date <> 0 AND lock_owner <> :owner", peekColumns)),
+		touch: update("expires = "+restarted, isThere),
+		create: c(d.insert(inTable,
+			"id, app, app_hash, session_id, state, created, expires, due, timeout, slide, version, version1, version2, version3, acquired, "+
+				"lock_cookie, lock_owner, lock_date, lock_timeout, waited, flags, subject, subject_hash, reason, ended_at, packing, items",
+			":id, :app, :app_hash, :session, 0, CASE WHEN :has_created = 1 THEN :created ELSE "+inNow+" * 1000 END, "+inNow+" + :slide, "+inNow+" + :slide, :timeout, :slide, "+
+				":version, :version1, :version2, :version3, :acquired, "+
+				":cookie, :owner, CASE WHEN :hold = 1 THEN "+inNow+" ELSE 0 END, 0, 0, :flags, :subject, :subject_hash, 0, 0, :packing, :items")),
+		save: released(advance+due+", expires = "+inNow+" + :slide", isThere+" AND "+isFree+unseen),
+		saveMine: released(advance+due+", expires = "+inNow+" + :slide, "+free,
+			isThere+" AND ("+isFree+" OR ("+isMine+"))"+unseen),
+		hold: update(advance+due+", expires = "+d.greatest(inNow+" + :slide", inNow+" + lock_timeout")+", acquired = :next, "+
+			"lock_cookie = CASE WHEN lock_date = 0 THEN :cookie ELSE lock_cookie END, "+
+			"lock_owner = CASE WHEN lock_date = 0 THEN :owner ELSE lock_owner END, lock_date = "+inNow,
+			isThere+" AND ("+isFree+" OR ("+isMine+"))"+unseen),
+		unlock:     released("expires = "+inNow+" + slide, "+free, isThere+" AND lock_date <> 0 AND "+isMine),
+		remove:     released(removed, isThere),
+		removeMine: released(removed, isThere+" AND lock_date <> 0 AND "+isMine),
+		expire:     released(expired, "id = :id AND "+isExpired),
+		forget:     c("DELETE FROM " + inTable + " WHERE id = :id AND state = 1"),
+		rename:     update("id = :new_id", "id = :id AND state = 2"),
+
+		wantEnds: c(d.insert(inMeta, "kind, meta_id, value", fmt.Sprint(metaEnds)+", :app_hash, 1")),
+		claim: c(d.updateFirst(":limit", inTable, "lease = "+inNow+" + :lease, lock_owner = :owner",
+			"app_hash = :app_hash AND lease <= "+inNow, "lease", "lease <= "+inNow, endColumns)),
+		claimed: c("SELECT " + endColumns + " FROM " + inTable + " WHERE app_hash = :app_hash AND lock_owner = :owner" +
+			" AND lease > " + inNow + " - 60000000"), // all that were claimed just now, with any lease
+		ack:        update(forgotten, "id = :id AND app_hash = :app_hash AND version = :version AND state = 2"),
+		ackRenamed: update(forgotten, "app_hash = :app_hash AND lease IS NOT NULL AND version = :version AND state = 2"),
+		tooMany:    c(d.first("1", ":limit", "due", inTable, "state = 2", "due DESC")),
+		forgetEnds: c(d.updateFirst(batch, inTable, forgotten, "state = 2 AND due <= :upto", "due", "", "")),
+
+		turn:        c(d.update(inMeta, "value = "+inNow+" + :lease", "kind = "+fmt.Sprint(metaSweep)+" AND meta_id = 0 AND value <= "+inNow, "")),
+		turnOver:    c(d.update(inMeta, "value = "+inNow+" + :lease", "kind = "+fmt.Sprint(metaSweep)+" AND meta_id = 0", "")),
+		expireFirst: c(d.updateFirst(batch, inTable, expired, isDue, "due", isExpired, "")),
+		delayFirst:  c(d.updateFirst(batch, inTable, "due = expires", isDue, "due", "state = 0 AND expires > "+inNow, "")),
+		forgetFirst: c(d.deleteFirst(batch, inTable, "state = 1 AND due <= "+inNow, "due")),
+
+		list:        c(d.first(":limit", "", listColumns, inTable, listed, "id")),
+		listSubject: c(d.first(":limit", "", listColumns, inTable, "subject_hash = :subject_hash AND "+listed, "id")),
+	}
+}

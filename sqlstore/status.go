@@ -1,0 +1,61 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// A TableStatus is what there is in the tables.
+type TableStatus struct {
+	Dialect Dialect
+	// Version is the version of the schema, 0 if there are no tables; Current is the one
+	// that this program makes.
+	Version, Current int64
+	// Sessions is how many there are, those included that have expired and wait to be
+	// swept, which are Expired; Bytes is what their contents take. Locked is how many are
+	// locked, OldestLock the age of the oldest lock.
+	Sessions, Expired, Locked, Bytes int64
+	OldestLock                       time.Duration
+	// Ended is how many sessions that ended are remembered, and PendingEnds for how many
+	// of them an application still has to be told.
+	Ended, PendingEnds int64
+}
+
+// Status looks at the tables. It reads all of them, which takes a while where they are
+// large, and changes nothing.
+func Status(ctx context.Context, db *sql.DB, o *Options) (*TableStatus, error) {
+	a, err := newAdmin(db, o)
+	if err != nil {
+		return nil, err
+	}
+	s := &TableStatus{Dialect: a.name, Current: schemaVersion}
+	s.Version, err = a.version(ctx)
+	if errors.Is(err, errMissing) {
+		return s, nil
+	}
+	if err == nil && s.Version == schemaVersion {
+		err = a.count(ctx, s)
+	}
+	return s, a.wrap(err)
+}
+
+func (a *admin) count(ctx context.Context, s *TableStatus) error {
+	sum := func(what, when string) string {
+		return "COALESCE(SUM(CASE WHEN " + when + " THEN " + what + " ELSE 0 END), 0)"
+	}
+	query := fmt.Sprintf("SELECT %s, %s, %s, %s, %s, %s, %s, %s FROM %s",
+		sum("1", "state = 0"), sum("1", "state = 0 AND expires <= "+inNow), sum("1", "state = 0 AND lock_date <> 0"),
+		sum(a.d.size("items"), "state = 0 AND items IS NOT NULL"),
+		"COALESCE(MIN(CASE WHEN state = 0 AND lock_date <> 0 THEN lock_date END), 0)",
+		sum("1", "state <> 0"), sum("1", "state = 2"), "MAX("+inNow+")", inTable)
+	var oldest int64
+	var now sql.NullInt64 // of no rows
+	err := a.scan(ctx, a.names.replacer().Replace(query), &s.Sessions, &s.Expired, &s.Locked, &s.Bytes, &oldest, &s.Ended, &s.PendingEnds, &now)
+	if err == nil && oldest > 0 {
+		s.OldestLock = micros(now.Int64 - oldest)
+	}
+	return err
+}

@@ -1,0 +1,329 @@
+package sqlstore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/holdfast-session/holdfast/store"
+)
+
+// fillTable puts n sessions into a table, made by the database itself: every tenth has
+// expired, every tenth after it has been used since it was last looked at.
+func fillTable(t testing.TB, d *database, s *Store, n int) {
+	t.Helper()
+	series := map[Dialect]string{
+		PostgreSQL: fmt.Sprintf("(SELECT generate_series AS n, decode(md5(generate_series::text) || md5('b' || generate_series::text), 'hex') AS id FROM generate_series(1, %d)) AS series", n),
+		MySQL:      fmt.Sprintf("(SELECT seq AS n, UNHEX(SHA2(seq, 256)) AS id FROM seq_1_to_%d) AS series", n),
+		SQLite: fmt.Sprintf("(WITH RECURSIVE counter(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM counter WHERE n < %d) "+
+			"SELECT n, CAST(printf('%%032d', n * 7919) AS BLOB) AS id FROM counter) AS series", n),
+		SQLServer: fmt.Sprintf("(SELECT n, HASHBYTES('SHA2_256', CONVERT(varchar(20), n)) AS id FROM "+
+			"(SELECT TOP (%d) ROW_NUMBER() OVER (ORDER BY (SELECT NULL)) AS n FROM sys.all_columns AS a CROSS JOIN sys.all_columns AS b) AS numbers) AS series", n),
+	}[d.dialect]
+	const hour = "3600000000"
+	query := s.names.replacer().Replace("INSERT INTO " + inTable + " (id, app, app_hash, session_id, state, due, created, expires, timeout, slide, version, version1, version2, " +
+		"version3, acquired, lock_cookie, lock_owner, lock_date, lock_timeout, flags, subject, subject_hash, ended_at, reason, packing, items) " +
+		"SELECT id, id, 1, id, 0, " + inNow + " + CASE WHEN n % 10 < 2 THEN -n ELSE " + hour + " END, 0, " + inNow + " + CASE WHEN n % 10 = 0 THEN -n ELSE " + hour + " END, " +
+		"3600, " + hour + ", 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, id, n / 3, 0, 0, 0, id FROM " + series)
+	d.exec(t, query)
+	switch d.dialect {
+	case PostgreSQL:
+		d.exec(t, "ANALYZE")
+	case MySQL:
+		d.exec(t, "ANALYZE TABLE "+s.names.table)
+	case SQLite:
+		d.exec(t, "ANALYZE")
+	}
+}
+
+// TestSweepOfMany ends what has expired of many sessions in small steps by an index, while
+// requests come.
+func TestSweepOfMany(t *testing.T) {
+	n := 20_000
+	if long() {
+		n = 1_000_000
+	}
+	everyDatabase(t, func(t *testing.T, d *database) {
+		db, count := d.counted(t)
+		s := d.openAt(t, db, Options{Dialect: d.dialect})
+		fillTable(t, d, s, n)
+		alone := requests(t, s, "before", nil)
+		count.take()
+
+		done := make(chan struct{})
+		var swept Swept
+		var took time.Duration
+		go func() {
+			defer close(done)
+			began := time.Now()
+			var err error
+			if swept, err = s.sweep(context.Background()); err != nil {
+				t.Error(err)
+			}
+			took = time.Since(began)
+		}()
+		during := requests(t, s, "during", done)
+		<-done
+		var ended, left int
+		d.scan(t, s.names.replacer().Replace("SELECT COUNT(*) FROM "+inTable+" WHERE state <> 0"), &ended)
+		d.scan(t, s.names.replacer().Replace("SELECT COUNT(*) FROM "+inTable+" WHERE state = 0 AND expires <= "+inNow), &left)
+		if ended != n/10 || left != 0 {
+			t.Errorf("%d sessions ended, and %d that have expired are left; want %d and none", ended, left, n/10)
+		}
+		var longest []time.Duration
+		for _, call := range count.take() {
+			if strings.Contains(call.text, "ORDER BY due") {
+				longest = append(longest, call.took)
+				if call.rows > sweepBatch {
+					t.Errorf("a statement changed %d rows; want at most %d", call.rows, sweepBatch)
+				}
+			}
+		}
+		slices.Sort(longest)
+		t.Logf("%d of %d sessions ended in %v by %d statements, of which the median took %v and the longest %v; a request at p95: %v, and %v meanwhile",
+			swept.Ended, n, took.Round(time.Millisecond), len(longest), longest[len(longest)/2], longest[len(longest)-1], alone, during)
+		plans(t, d, s)
+	})
+}
+
+// requests makes requests, until done if that is not nil, and returns the 95th percentile
+// of what one takes.
+func requests(t *testing.T, s *Store, app string, done chan struct{}) time.Duration {
+	ctx := context.Background()
+	var all []time.Duration
+	rec := new(store.Record)
+	for i := 0; ; i++ {
+		id := store.ID{App: app, Session: fmt.Sprint(i % 50)}
+		if i < 50 {
+			if err := s.Create(ctx, id, &store.Record{Version: store.NewVersion(), Timeout: time.Hour}, false); err != nil {
+				t.Fatal(err)
+			}
+		}
+		began := time.Now()
+		if err := s.Lock(ctx, id, store.LockOptions{Owner: store.NewOwner()}, rec); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Save(ctx, id, rec, store.NewVersion(), false); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, time.Since(began))
+		over := i > 100
+		if done != nil {
+			select {
+			case <-done:
+			default:
+				over = false
+			}
+		}
+		if over {
+			slices.Sort(all)
+			return all[len(all)*95/100]
+		}
+	}
+}
+
+// plans checks that each statement finds its rows by an index.
+func plans(t *testing.T, d *database, s *Store) {
+	t.Helper()
+	n := strings.Trim(s.o.Table, `"`)
+	k, _ := keyOf(store.ID{})
+	after, upTo := bounds("")
+	a := &args{
+		pID: k[:], pAfter: after[:], pUpTo: upTo[:], pAppHash: int64(2), pSubjectHash: int64(7), pLimit: int64(10), pLease: int64(1), pOwner: int64(1), pCookie: int64(1), pStale: int64(1),
+		pWanted: 0, pQuiet: 0, pReason: int64(1), pVersion: int64(1), pMyOwner: int64(1), pMyCookie: int64(1),
+	}
+	primary := map[Dialect]string{PostgreSQL: n + "_pkey", MySQL: "PRIMARY", SQLite: "sqlite_autoindex_" + n}[d.dialect]
+	for name, c := range map[string]struct {
+		st    *statement
+		index string
+	}{
+		"load": {s.st.load, primary}, "lock": {s.st.lock, primary}, "remove": {s.st.remove, primary}, "unlock": {s.st.unlock, primary},
+		"expireFirst": {s.st.expireFirst, n + "_due"}, "delayFirst": {s.st.delayFirst, n + "_due"}, "forgetFirst": {s.st.forgetFirst, n + "_due"},
+		"claim": {s.st.claim, n + "_ends"}, "listSubject": {s.st.listSubject, n + "_subject"},
+	} {
+		plan := explain(t, d, c.st, a)
+		if !strings.Contains(plan, c.index) {
+			t.Errorf("%s does not use the index %s:\n%s", name, c.index, plan)
+		}
+		if testing.Verbose() {
+			t.Logf("%s:\n%s", name, plan)
+		}
+	}
+}
+
+func explain(t *testing.T, d *database, st *statement, a *args) string {
+	t.Helper()
+	how := map[Dialect]string{PostgreSQL: "EXPLAIN ", MySQL: "EXPLAIN ", SQLite: "EXPLAIN QUERY PLAN "}[d.dialect]
+	rows, err := d.db.QueryContext(t.Context(), how+st.text, st.values(a)...)
+	if err != nil {
+		t.Fatalf("%s: %v", st.text, err)
+	}
+	defer rows.Close()
+	columns, err := rows.Columns()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	for rows.Next() {
+		to := make([]any, len(columns))
+		for i := range to {
+			to[i] = new(any)
+		}
+		if err := rows.Scan(to...); err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range to {
+			switch v := (*v.(*any)).(type) {
+			case []byte:
+				fmt.Fprintf(&b, " %s", v)
+			default:
+				fmt.Fprintf(&b, " %v", v)
+			}
+		}
+		b.WriteByte('\n')
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+// The sweep is one process's at a time, and one that is stopped there is not waited for.
+func TestSweepTakesTurns(t *testing.T) {
+	everyDatabase(t, func(t *testing.T, d *database) {
+		table := d.newTable()
+		var won int64
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		for range 8 {
+			s := d.open(t, Options{Table: table})
+			wg.Go(func() {
+				n, err := s.exec(t.Context(), s.st.turn, &args{pLease: sweepTurn.Microseconds()})
+				if err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				won += n
+			})
+		}
+		wg.Wait()
+		if won != 1 {
+			t.Fatalf("%d of 8 have the turn; want one", won)
+		}
+		s := d.open(t, Options{Table: table})
+		d.advance(sweepTurn)
+		if n, err := s.exec(t.Context(), s.st.turn, &args{pLease: sweepTurn.Microseconds()}); err != nil || n != 1 {
+			t.Fatalf("after the turn of one who never came back: %d, %v; want the turn", n, err)
+		}
+	})
+}
+
+// Tombstones go when nobody can come for their sessions any more, and those of sessions
+// whose ends are to be delivered stay.
+func TestTombstonesAreForgotten(t *testing.T) {
+	everyDatabase(t, func(t *testing.T, d *database) {
+		s := d.open(t, Options{})
+		ctx := t.Context()
+		remove := func(id store.ID) {
+			if err := s.Create(ctx, id, &store.Record{Version: 1, Timeout: time.Minute, Body: []byte("last held")}, false); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Remove(ctx, id, store.Lock{}, store.Reason{Kind: store.Abandoned}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		quiet, told := store.ID{App: "quiet", Session: "s"}, store.ID{App: "told", Session: "s"}
+		if _, err := s.Ended(ctx, told.App, 0, 0); err != nil {
+			t.Fatal(err)
+		}
+		remove(quiet)
+		remove(told)
+		for _, step := range []struct {
+			passed    time.Duration
+			forgotten int64
+			left      int64
+		}{{time.Second, 0, 2}, {2 * time.Minute, 1, 1}, {100 * time.Hour, 0, 1}} {
+			d.advance(step.passed)
+			swept, err := s.sweep(ctx)
+			if err != nil || swept.Forgotten != step.forgotten {
+				t.Errorf("after %v: %+v, %v; want %d forgotten", step.passed, swept, err, step.forgotten)
+			}
+			if status, err := Status(ctx, d.db, &Options{Table: s.o.Table}); err != nil || status.Ended != step.left {
+				t.Errorf("after %v: %+v, %v; want %d tombstones", step.passed, status, err, step.left)
+			}
+		}
+		ends, err := s.Ended(ctx, told.App, 10, time.Minute)
+		if err != nil || len(ends) != 1 || string(ends[0].Record.Body) != "last held" {
+			t.Fatalf("Ended: %+v, %v", ends, err)
+		}
+		if err := s.Ack(ctx, told.App, []string{ends[0].Key}); err != nil {
+			t.Fatal(err)
+		}
+		if swept, err := s.sweep(ctx); err != nil || swept.Forgotten != 1 {
+			t.Errorf("after Ack: %+v, %v; want one forgotten", swept, err)
+		}
+	})
+}
+
+// Past Options.Ends the oldest ends are dropped, with their content.
+func TestEndsAreBounded(t *testing.T) {
+	const n, most = 150, 100
+	everyDatabase(t, func(t *testing.T, d *database) {
+		s := d.open(t, Options{Ends: most})
+		ctx := t.Context()
+		for i := range n {
+			id := store.ID{App: "a", Session: fmt.Sprint(i)}
+			if err := s.Create(ctx, id, &store.Record{Version: 1, Timeout: time.Minute, Body: []byte("x")}, false); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Remove(ctx, id, store.Lock{}, store.Reason{Kind: store.Abandoned}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ends, err := s.Ended(ctx, "a", 2*n, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The clock may be the same for several of them, which go together.
+		if len(ends) > most || len(ends) < most/2 {
+			t.Fatalf("%d ends of %d; want at most %d, and not many fewer", len(ends), n, most)
+		}
+		for i, end := range ends {
+			if want := n - len(ends) + i; d.dialect != SQLite && end.ID.Session != fmt.Sprint(want) {
+				t.Errorf("the %d. end is that of %s; want %d", i, end.ID.Session, want)
+			}
+		}
+		status, err := Status(ctx, d.db, &Options{Table: s.o.Table})
+		if err != nil || status.PendingEnds != int64(len(ends)) || status.Ended != n {
+			t.Errorf("Status: %+v, %v", status, err)
+		}
+	})
+}
+
+// With Options.Ends below zero a process remembers none of the ends that it makes.
+func TestEndsOff(t *testing.T) {
+	everyDatabase(t, func(t *testing.T, d *database) {
+		table := d.newTable()
+		on, off := d.open(t, Options{Table: table, Ends: 10}), d.open(t, Options{Table: table, Ends: -1})
+		ctx, id := t.Context(), store.ID{App: "a", Session: "s"}
+		for i, s := range []*Store{off, on} {
+			if err := s.Create(ctx, id, &store.Record{Version: 1, Timeout: time.Minute}, false); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Remove(ctx, id, store.Lock{}, store.Reason{Kind: store.Abandoned}); err != nil {
+				t.Fatal(err)
+			}
+			if none, err := off.Ended(ctx, "a", 10, time.Minute); err != nil || len(none) != 0 {
+				t.Errorf("Ended where it is off: %v, %v", none, err)
+			}
+			if ends, err := on.Ended(ctx, "a", 10, time.Minute); err != nil || len(ends) != i {
+				t.Errorf("Ended: %v, %v; want %d", ends, err, i)
+			}
+		}
+	})
+}
