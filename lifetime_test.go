@@ -255,4 +255,4 @@ func TestLiveKeysStayInTheProcess(t *testing.T) {
 }
 
 // remote is a store outside this process, as far as anybody asks.
-type remote struct{ off }
+type remote struct{ store.Store }

@@ -122,7 +122,7 @@ func New(s store.Store, o *Options) *Manager {
 		m.o = *o
 	}
 	m.log = m.o.Logger
-	_, m.off = s.(off)
+	m.off = s == Off
 	if k, ok := s.(store.ItemKeeper); ok {
 		m.local = k.KeepsItems()
 	}

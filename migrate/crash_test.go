@@ -21,13 +21,19 @@ const (
 	lockTimeout = 20 * time.Second
 )
 
-var id = store.ID{App: "/shop", Session: "s"}
+// A place is what the tests ask of a store.
+type place interface {
+	store.Lister
+	store.Ender
+}
 
 // A world is two stores with one session in the old one, which many processes use.
 type world struct {
 	t        *testing.T
 	ctx      context.Context
-	from, to *inproc.Store
+	from, to place
+	id       store.ID
+	stale    time.Duration // when a lock is taken over
 	created  time.Time
 	version  store.Version
 	history  [3]store.Version
@@ -41,18 +47,25 @@ func newWorld(t *testing.T, saves int) *world {
 	if saves%2 == 0 {
 		o.Tombstones = -1
 	}
-	w := &world{t: t, ctx: t.Context(), from: inproc.New(o), to: inproc.New(o), forgets: o.Tombstones < 0}
-	t.Cleanup(func() { w.from.Close(); w.to.Close() })
+	from, to := inproc.New(o), inproc.New(o)
+	t.Cleanup(func() { from.Close(); to.Close() })
+	w := &world{t: t, ctx: t.Context(), from: from, to: to, id: store.ID{App: "/shop", Session: "s"}, stale: lockTimeout, forgets: o.Tombstones < 0}
+	w.begin(saves)
+	return w
+}
+
+// begin begins the session.
+func (w *world) begin(saves int) {
+	w.t.Helper()
 	rec := &store.Record{Version: store.NewVersion(), Timeout: timeout, Subject: "anna", Body: []byte("0 ")}
-	w.ok(w.from.Create(w.ctx, id, rec, false), "Create")
+	w.ok(w.from.Create(w.ctx, w.id, rec, false), "Create")
 	for range saves {
 		next := store.NewVersion()
-		w.ok(w.from.Save(w.ctx, id, rec, next, false), "Save")
+		w.ok(w.from.Save(w.ctx, w.id, rec, next, false), "Save")
 		rec.Advance(next)
 	}
-	w.ok(w.from.Load(w.ctx, id, rec), "Load")
+	w.ok(w.from.Load(w.ctx, w.id, rec), "Load")
 	w.created, w.version, w.history = rec.Created, rec.Version, rec.History
-	return w
 }
 
 // process returns the store of a process in a phase, whose calls meet the faults f.
@@ -74,17 +87,17 @@ func (w *world) ok(err error, what string) {
 // update appends what to the session under its lock, as a request does. Whether it was
 // saved is not known if the error is neither nil nor one that refuses.
 func (w *world) update(s store.Store, what string) error {
-	o := store.LockOptions{Owner: store.NewOwner(), Wait: time.Minute, Stale: lockTimeout}
+	o := store.LockOptions{Owner: store.NewOwner(), Wait: time.Minute, Stale: w.stale}
 	var rec store.Record
-	if err := patiently(func() error { return s.Lock(w.ctx, id, o, &rec) }); err != nil {
+	if err := patiently(func() error { return s.Lock(w.ctx, w.id, o, &rec) }); err != nil {
 		return err
 	}
-	if rec.Flags != 0 || rec.Subject != "anna" || !rec.Created.Equal(w.created) || rec.Acquired != rec.Version || !rec.Locked || rec.Lock.Owner != o.Owner {
+	if rec.Flags != 0 || rec.Subject != "anna" || rec.Created.Sub(w.created).Abs() >= time.Second || rec.Acquired != rec.Version || !rec.Locked || rec.Lock.Owner != o.Owner {
 		w.t.Errorf("Lock returned %+v", rec)
 	}
 	rec.Body = append(rec.Body, what+" "...)
 	next := store.NewVersion()
-	return patiently(func() error { return s.Save(w.ctx, id, &rec, next, false) })
+	return patiently(func() error { return s.Save(w.ctx, w.id, &rec, next, false) })
 }
 
 // patiently repeats a call as package holdfast does, for a while.
@@ -101,9 +114,9 @@ func patiently(call func() error) (err error) {
 func (w *world) body() string {
 	w.t.Helper()
 	var first store.Record
-	w.ok(w.process(migrate.Prepare, nil).Load(w.ctx, id, &first), "Load in the phase Prepare")
+	w.ok(w.process(migrate.Prepare, nil).Load(w.ctx, w.id, &first), "Load in the phase Prepare")
 	var second store.Record
-	w.ok(w.process(migrate.Move, nil).Load(w.ctx, id, &second), "Load in the phase Move")
+	w.ok(w.process(migrate.Move, nil).Load(w.ctx, w.id, &second), "Load in the phase Move")
 	if string(first.Body) != string(second.Body) || first.Version != second.Version || first.History != second.History {
 		w.t.Fatalf("the phases see %q, %d %d and %q, %d %d", first.Body, first.Version, first.History, second.Body, second.Version, second.History)
 	}
@@ -115,12 +128,12 @@ func (w *world) isGone(when string) {
 	w.t.Helper()
 	for _, phase := range []migrate.Phase{migrate.Prepare, migrate.Move} {
 		s := w.process(phase, nil)
-		err := s.Load(w.ctx, id, new(store.Record))
+		err := s.Load(w.ctx, w.id, new(store.Record))
 		// A mover that comes late takes its reservation away again, over the tombstone.
 		if why := store.ReasonOf(err).Kind; !errors.Is(err, store.ErrNotFound) || why != store.Abandoned && !w.forgets && (when == "at once" || why != store.Unknown) {
 			w.t.Fatalf("Load in phase %d %s: %v; want not found, abandoned", phase, when, err)
 		}
-		if err := s.Touch(w.ctx, id); !errors.Is(err, store.ErrNotFound) {
+		if err := s.Touch(w.ctx, w.id); !errors.Is(err, store.ErrNotFound) {
 			w.t.Fatalf("Touch in phase %d %s: %v; want not found", phase, when, err)
 		}
 	}
@@ -130,13 +143,13 @@ func (w *world) isGone(when string) {
 // one none.
 func (w *world) all(want int) {
 	w.t.Helper()
-	p, err := migrate.All(w.ctx, w.from, w.to, nil)
+	p, err := migrate.All(w.ctx, w.from, w.to, &migrate.AllOptions{App: w.id.App, LockTimeout: w.stale})
 	if err != nil || p.Busy > 0 {
 		w.t.Fatalf("All: %+v, %v", p, err)
 	}
-	old, _, err := w.from.List(w.ctx, store.Query{})
+	old, _, err := w.from.List(w.ctx, store.Query{App: w.id.App})
 	w.ok(err, "List")
-	there, _, err := w.to.List(w.ctx, store.Query{})
+	there, _, err := w.to.List(w.ctx, store.Query{App: w.id.App})
 	w.ok(err, "List")
 	if len(old) != 0 || len(there) != want {
 		w.t.Fatalf("after All the old place has %d sessions and the new %d; want 0 and %d", len(old), len(there), want)
@@ -162,22 +175,22 @@ var deeds = map[string]func(w *world, s store.Store) (removed bool){
 		return false
 	},
 	"Remove": func(w *world, s store.Store) bool {
-		w.ok(s.Remove(w.ctx, id, store.Lock{}, store.Reason{Kind: store.Abandoned}), "Remove")
+		w.ok(s.Remove(w.ctx, w.id, store.Lock{}, store.Reason{Kind: store.Abandoned}), "Remove")
 		w.isGone("at once")
 		return true
 	},
 	"UpdateAndRemove": func(w *world, s store.Store) bool {
 		w.ok(w.update(s, "2"), "update")
-		w.ok(s.Remove(w.ctx, id, store.Lock{}, store.Reason{Kind: store.Abandoned}), "Remove")
+		w.ok(s.Remove(w.ctx, w.id, store.Lock{}, store.Reason{Kind: store.Abandoned}), "Remove")
 		w.isGone("at once")
 		return true
 	},
 	// The old place ends the session by itself, as it does when it expires. What a
 	// process was told of that stays true.
 	"EndsByItself": func(w *world, s store.Store) bool {
-		err := w.from.Remove(w.ctx, id, store.Lock{}, store.Reason{Kind: store.Abandoned})
+		err := w.from.Remove(w.ctx, w.id, store.Lock{}, store.Reason{Kind: store.Abandoned})
 		isMoved := errors.Is(err, store.ErrNotFound)
-		err = s.Load(w.ctx, id, new(store.Record))
+		err = s.Load(w.ctx, w.id, new(store.Record))
 		switch {
 		case errors.Is(err, store.ErrNotFound) && !isMoved:
 			return true
@@ -188,10 +201,10 @@ var deeds = map[string]func(w *world, s store.Store) (removed bool){
 	},
 	"Merge": func(w *world, s store.Store) bool {
 		var rec store.Record
-		w.ok(s.Load(w.ctx, id, &rec), "Load")
+		w.ok(s.Load(w.ctx, w.id, &rec), "Load")
 		rec.Lock = store.Lock{}
 		rec.Body = append(rec.Body, "2 "...)
-		err := s.Save(w.ctx, id, &rec, store.NewVersion(), false)
+		err := s.Save(w.ctx, w.id, &rec, store.NewVersion(), false)
 		if locked := new(store.LockedError); errors.As(err, &locked) {
 			err = w.update(s, "2")
 		}
@@ -299,22 +312,8 @@ func TestMoverDies(t *testing.T) {
 	for name, last := range map[string]storetest.Fault{"Before": storetest.Refuse, "After": storetest.LoseReply} {
 		t.Run(name, func(t *testing.T) {
 			eachCall(t, func(w *world, n int, deed func(store.Store) bool, name string, other store.Store) bool {
-				var mu sync.Mutex
-				calls := 0
-				f := &storetest.Faults{Rule: func(storetest.Call) storetest.Fault {
-					mu.Lock()
-					defer mu.Unlock()
-					calls++
-					switch {
-					case calls < n:
-						return storetest.None
-					case calls == n:
-						return last
-					}
-					return storetest.Refuse
-				}}
-				err := w.update(w.process(migrate.Move, f), "1")
-				if calls < n {
+				err, died := w.updateAndDie(n, last)
+				if !died {
 					w.ok(err, "update")
 					return true
 				}
@@ -325,6 +324,26 @@ func TestMoverDies(t *testing.T) {
 			})
 		})
 	}
+}
+
+// updateAndDie has a mover update the session and die at its n-th call, if it makes as many.
+func (w *world) updateAndDie(n int, last storetest.Fault) (err error, died bool) {
+	var mu sync.Mutex
+	calls := 0
+	f := &storetest.Faults{Rule: func(storetest.Call) storetest.Fault {
+		mu.Lock()
+		defer mu.Unlock()
+		calls++
+		switch {
+		case calls < n:
+			return storetest.None
+		case calls == n:
+			return last
+		}
+		return storetest.Refuse
+	}}
+	err = w.update(w.process(migrate.Move, f), "1")
+	return err, calls >= n
 }
 
 // TestCallFailsOnce has each call of a mover fail once, or lose its reply once; the
@@ -364,26 +383,26 @@ func TestMovedIsTheSame(t *testing.T) {
 			w := newWorld(t, saves)
 			s := w.process(migrate.Move, nil)
 			var rec store.Record
-			w.ok(s.Lock(w.ctx, id, store.LockOptions{Owner: store.NewOwner()}, &rec), "Lock")
+			w.ok(s.Lock(w.ctx, w.id, store.LockOptions{Owner: store.NewOwner()}, &rec), "Lock")
 			if rec.Version != w.version || rec.History != w.history || !rec.Created.Equal(w.created) {
 				t.Errorf("after %d saves and a move: version %d, history %d, created %v; want %d, %d, %v", saves, rec.Version, rec.History, rec.Created, w.version, w.history, w.created)
 			}
-			w.ok(s.Unlock(w.ctx, id, rec.Lock), "Unlock")
-			err := w.from.Load(w.ctx, id, new(store.Record))
+			w.ok(s.Unlock(w.ctx, w.id, rec.Lock), "Unlock")
+			err := w.from.Load(w.ctx, w.id, new(store.Record))
 			if why := store.ReasonOf(err); !w.forgets && (why.Kind != store.Moved || why.To != "new store") {
 				t.Errorf("Load in the old place: %v, to %q", err, why.To)
 			}
 			// Whoever saved there, and got no reply, is recognised here.
-			w.ok(s.Save(w.ctx, id, &store.Record{Version: w.history[0], Timeout: timeout}, w.version, false), "Save, repeated")
+			w.ok(s.Save(w.ctx, w.id, &store.Record{Version: w.history[0], Timeout: timeout}, w.version, false), "Save, repeated")
 			if got := w.body(); got != "0 " {
 				t.Errorf("the session has %q", got)
 			}
 			e := s.(store.Ender)
-			if ends, err := e.Ended(w.ctx, id.App, 10, time.Minute); err != nil || len(ends) != 0 {
+			if ends, err := e.Ended(w.ctx, w.id.App, 10, time.Minute); err != nil || len(ends) != 0 {
 				t.Errorf("a session that moved has the ends %+v, %v", ends, err)
 			}
-			w.ok(s.Remove(w.ctx, id, store.Lock{}, store.Reason{Kind: store.Abandoned}), "Remove")
-			if ends, err := e.Ended(w.ctx, id.App, 10, time.Minute); err != nil || len(ends) != 1 || string(ends[0].Record.Body) != "0 " {
+			w.ok(s.Remove(w.ctx, w.id, store.Lock{}, store.Reason{Kind: store.Abandoned}), "Remove")
+			if ends, err := e.Ended(w.ctx, w.id.App, 10, time.Minute); err != nil || len(ends) != 1 || string(ends[0].Record.Body) != "0 " {
 				t.Errorf("a session that moved and was removed has the ends %+v, %v; want one", ends, err)
 			}
 		})

@@ -77,10 +77,10 @@ func TestCrowd(t *testing.T) {
 func (w *world) visit(s store.Store, n int) error {
 	o := store.LockOptions{Owner: store.NewOwner(), Wait: 2 * time.Minute, Stale: lockTimeout}
 	var rec store.Record
-	read := func() error { return s.Lock(w.ctx, id, o, &rec) }
+	read := func() error { return s.Lock(w.ctx, w.id, o, &rec) }
 	merges := n%2 == 1
 	if merges {
-		read = func() error { return s.Load(w.ctx, id, &rec) }
+		read = func() error { return s.Load(w.ctx, w.id, &rec) }
 	}
 	again := func(call func() error) error {
 		for {
@@ -99,12 +99,12 @@ func (w *world) visit(s store.Store, n int) error {
 		}
 		rec.Body = append(rec.Body, fmt.Sprintf(" %d.", n)...)
 		next := store.NewVersion()
-		err := again(func() error { return s.Save(w.ctx, id, &rec, next, false) })
+		err := again(func() error { return s.Save(w.ctx, w.id, &rec, next, false) })
 		locked := new(store.LockedError)
 		if !merges || err == nil || !errors.Is(err, store.ErrConflict) && !errors.As(err, &locked) {
 			return err
 		}
-		if now := new(store.Record); again(func() error { return s.Load(w.ctx, id, now) }) == nil && strings.Contains(string(now.Body), fmt.Sprintf(" %d.", n)) {
+		if now := new(store.Record); again(func() error { return s.Load(w.ctx, w.id, now) }) == nil && strings.Contains(string(now.Body), fmt.Sprintf(" %d.", n)) {
 			return nil // an earlier call did it, too many versions ago
 		}
 		time.Sleep(rand.N(50 * time.Millisecond))
@@ -131,14 +131,14 @@ func TestRemoveStaysRemoved(t *testing.T) {
 					})
 				}
 				time.Sleep(rand.N(30 * time.Millisecond))
-				w.ok(processes[round%3].Remove(w.ctx, id, store.Lock{}, store.Reason{Kind: store.Abandoned}), "Remove")
+				w.ok(processes[round%3].Remove(w.ctx, w.id, store.Lock{}, store.Reason{Kind: store.Abandoned}), "Remove")
 				w.isGone("in the end")
 				wg.Wait()
 				w.isGone("in the end")
 				w.all(0)
 				ends := 0
 				for _, e := range []store.Ender{w.from, w.to} {
-					list, err := e.Ended(w.ctx, id.App, 10, time.Minute)
+					list, err := e.Ended(w.ctx, w.id.App, 10, time.Minute)
 					w.ok(err, "Ended")
 					ends += len(list)
 				}
@@ -157,7 +157,7 @@ func TestWaitersFollow(t *testing.T) {
 		w := newWorld(t, 1)
 		old, mover := w.process(migrate.Prepare, nil), w.process(migrate.Move, nil)
 		var holder store.Record
-		w.ok(old.Lock(w.ctx, id, store.LockOptions{Owner: store.NewOwner()}, &holder), "Lock")
+		w.ok(old.Lock(w.ctx, w.id, store.LockOptions{Owner: store.NewOwner()}, &holder), "Lock")
 		var wg sync.WaitGroup
 		for i := range 8 {
 			s := old
@@ -171,7 +171,7 @@ func TestWaitersFollow(t *testing.T) {
 			})
 			synctest.Wait()
 		}
-		w.ok(old.Save(w.ctx, id, &holder, store.NewVersion(), false), "Save")
+		w.ok(old.Save(w.ctx, w.id, &holder, store.NewVersion(), false), "Save")
 		start := time.Now()
 		wg.Wait()
 		if waited := time.Since(start); waited > 0 {
@@ -180,7 +180,7 @@ func TestWaitersFollow(t *testing.T) {
 		if got := strings.Fields(w.body()); len(got) != 9 {
 			t.Errorf("the session has %q; want the updates of 8 waiters", got)
 		}
-		if err := w.from.Load(w.ctx, id, new(store.Record)); store.ReasonOf(err).Kind != store.Moved {
+		if err := w.from.Load(w.ctx, w.id, new(store.Record)); store.ReasonOf(err).Kind != store.Moved {
 			t.Errorf("Load in the old place: %v; want moved", err)
 		}
 	})

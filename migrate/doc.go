@@ -13,7 +13,16 @@
 // sessions begin in the new place, and one that is still in the old place moves when
 // it is locked. [All] moves those that nobody locks. When it has found nothing for as
 // long as the longest request takes, the old place can be switched off and the
-// wrapper taken out.
+// wrapper taken out. [Verify] counts what is where before that.
+//
+// # The way back
+//
+// Until the old place is switched off, all of it can be undone. In the phase Prepare
+// new sessions begin in the old place again, and those that have moved are used where
+// they are. To empty the new place, a store of New with the two exchanged is rolled out
+// in the same two phases, from Prepare on. Before that nothing may be on its way any
+// more, because the exchanged store would take a copy for the session: [Finish] finishes
+// what movers have left that died.
 //
 // # How one session moves
 //
@@ -90,6 +99,10 @@
 //
 // Both stores must keep versions, history and metadata. A session with the zero
 // version, which is from a store without versions, is refused.
+//
+// The stores must not be one place under two names, where moving a session would end
+// it. That is noticed at the first session ([ErrSamePlace]), before anything is removed,
+// where both draw lock cookies at random.
 //
 // Session IDs are random, so that no two processes begin sessions under the same ID
 // at the same time. If they do, one in each phase, only one Create succeeds; but for a

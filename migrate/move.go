@@ -16,6 +16,10 @@ var errAgain = errors.New("migrate: look again")
 
 var errForeign = errors.New("migrate: a session without a version, from a store that keeps none, cannot be moved safely; let such sessions expire where they are")
 
+// ErrSamePlace means that two stores are one, or have a server in common of which Stays
+// does not know: a session of the one is in the other, and moving it would end it.
+var ErrSamePlace = errors.New("migrate: the old and the new store are the same place")
+
 // errNoItems is for content that only its own store can keep.
 var errNoItems = errors.New("migrate: the session's content is kept as values of this process, which the new place cannot keep")
 
@@ -282,6 +286,9 @@ func (p *pair) meet(ctx context.Context, id store.ID, rec *store.Record, label s
 		case isSame(rec, &there.Record):
 			return none, p.drop(ctx, p.to, id, there.label) // an earlier version of it
 		}
+	}
+	if there.Locked && there.Lock.Cookie == rec.Lock.Cookie && there.Version == rec.Version {
+		return none, ErrSamePlace
 	}
 	// The session lives in the new place. What is here was made by a Create that is
 	// about to take it away again, or was.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/holdfast-session/holdfast/inproc"
+	"github.com/holdfast-session/holdfast/internal/off"
 	"github.com/holdfast-session/holdfast/logstore"
 	"github.com/holdfast-session/holdfast/stateserver"
 	"github.com/holdfast-session/holdfast/store"
@@ -22,9 +23,11 @@ func TestOpen(t *testing.T) {
 		t.Fatal(err)
 	}
 	for spec, want := range map[string]any{
-		"inproc:":                                           &inproc.Store{},
-		"InProc:?max-memory=64MiB":                          &inproc.Store{},
-		"inproc:?full=refuse&max-sessions=5":                &inproc.Store{},
+		"off:":                               off.Store{},
+		"OFF:":                               off.Store{},
+		"inproc:":                            &inproc.Store{},
+		"InProc:?max-memory=64MiB":           &inproc.Store{},
+		"inproc:?full=refuse&max-sessions=5": &inproc.Store{},
 		"inproc:?backing=" + dir + "/b&sync=always":         &backed{},
 		"logstore:" + dir + "/l":                            &logstore.Store{},
 		"logstore:" + dir + "/m?sync=always&max-disk=10GB":  &logstore.Store{},
@@ -58,15 +61,16 @@ func TestOpen(t *testing.T) {
 // TestMistakes has every mistake answered with what to write instead.
 func TestMistakes(t *testing.T) {
 	for spec, want := range map[string]string{
-		"":                                      "possible are inproc:, logstore:/var",
-		"off:":                                  "holdfast.Off",
-		"Off":                                   "holdfast.Off",
+		"":                                      "possible are off:, inproc:, logstore:/var",
+		"off:/tmp":                              "there is no place to name",
+		"off:?x=1":                              `there is no parameter "x" here, and no other`,
+		"Off":                                   "did you mean off:?",
 		"inprog:":                               "did you mean inproc:?",
 		"InProc":                                "did you mean inproc:?",
 		"statserver://h:1":                      "did you mean stateserver://localhost:42424?",
 		"StateServer":                           "did you mean stateserver://localhost:42424?",
 		"localhost:42424":                       "stateserver://localhost:42424",
-		"redis://:s3cret@h:6379":                `there is no mode "redis"; possible are inproc:,`,
+		"mongodb://:s3cret@h:6379":              `there is no mode "mongodb"; possible are off:, inproc:,`,
 		"Server=h;Password=s3cret":              "possible are",
 		"s3cret@localhost:42424":                "possible are",
 		"inproc:/tmp":                           "inproc:?backing=/tmp",
@@ -140,7 +144,7 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, spec string) {
 		parse(spec) // any string
-		for _, scheme := range []string{"stateserver://", "stateservers://", "tcpip=", "redis://"} {
+		for _, scheme := range []string{"stateserver://", "stateservers://", "tcpip=", "redis://", "redis-cluster://", "postgres://u:", "mysql://u:", "sqlserver://u:", "oracle://u:", "nowhere://"} {
 			if _, err := parse(scheme + "s3cret" + strings.ReplaceAll(spec, "s3cret", "") + "@h"); err != nil && strings.Contains(err.Error(), "s3cret") {
 				t.Errorf("%v", err)
 			}

@@ -12,8 +12,17 @@ import (
 // params are the parameters of a spec. What cannot be read is kept in errs, so that
 // all mistakes are told at once.
 type params struct {
-	values url.Values
-	errs   []error
+	values  url.Values
+	foreign url.Values // those of a driver
+	errs    []error
+}
+
+// foreignQuery is what a URL for the driver ends with.
+func (p *params) foreignQuery() string {
+	if len(p.foreign) == 0 {
+		return ""
+	}
+	return "?" + p.foreign.Encode()
 }
 
 func (p *params) text(name string) string { return p.values.Get(name) }

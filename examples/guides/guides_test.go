@@ -157,7 +157,7 @@ func TestMoveLeadsToNoOtherSite(t *testing.T) {
 // compiled and tested.
 func TestDocs(t *testing.T) {
 	var programs strings.Builder
-	for _, pattern := range []string{"*/*.go", "*/*/*.go", "../chi/*.go"} {
+	for _, pattern := range []string{"*/*.go", "*/*/*.go", "../chi/*.go", "../customstore/*.go"} {
 		files, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)

@@ -2,20 +2,18 @@
 package modes
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
+	"os"
 
-	"github.com/holdfast-session/holdfast"
 	"github.com/holdfast-session/holdfast/mode"
 	"github.com/holdfast-session/holdfast/store"
 )
 
-// Open returns the place for sessions that a program's configuration names.
-func Open(spec string) (store.Store, error) {
-	if spec == "off" {
-		return holdfast.Off, nil
-	}
-	return mode.Open(spec)
+// Open opens the place for sessions that HOLDFAST_STORE names; if nothing does, memory.
+func Open() (mode.Store, error) {
+	return mode.Open(cmp.Or(os.Getenv(mode.StoreVar), "inproc:"))
 }
 
 // Audited is a store that writes down who ended which session.

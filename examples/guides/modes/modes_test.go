@@ -1,12 +1,12 @@
 package modes
 
 import (
-	"io"
 	"log/slog"
 	"testing"
 
 	"github.com/holdfast-session/holdfast"
 	"github.com/holdfast-session/holdfast/inproc"
+	"github.com/holdfast-session/holdfast/mode"
 	"github.com/holdfast-session/holdfast/store"
 	"github.com/holdfast-session/holdfast/storetest"
 )
@@ -25,18 +25,17 @@ func TestContract(t *testing.T) {
 func TestOpen(t *testing.T) {
 	folder := "logstore:" + t.TempDir()
 	for spec, ok := range map[string]bool{
-		"off": true, "inproc:": true, folder: true, "stateserver://127.0.0.1:42424": true, "tcpip=127.0.0.1:42424": true,
-		"nowhere": false, "stateserver://nowhere:port": false, "": false,
+		"off:": true, "": true, folder: true, "stateserver://127.0.0.1:42424": true, "tcpip=127.0.0.1:42424": true,
+		"nowhere": false, "stateserver://nowhere:port": false,
 	} {
-		s, err := Open(spec)
-		if (err == nil) != ok || (s != nil) != ok {
-			t.Errorf("%q: %v, %v", spec, s, err)
+		t.Setenv(mode.StoreVar, spec)
+		s, err := Open()
+		if (err == nil) != ok {
+			t.Errorf("%q: %v", spec, err)
 		}
 		if err == nil {
 			holdfast.New(s, nil)
-		}
-		if c, closes := s.(io.Closer); closes {
-			c.Close()
+			s.Close()
 		}
 	}
 }
