@@ -3,16 +3,18 @@ package host_test
 import (
 	"context"
 	"log"
-	"net/http"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
+	"time"
 
 	"github.com/holdfast-session/holdfast/host"
 )
 
-// Four copies of an application behind one port. The application listens on
-// 127.0.0.1 at $PORT.
+// Four copies of an application behind one port, which are recycled when they use too
+// much memory, every night, and when their configuration changes. The application
+// listens on 127.0.0.1 at $PORT.
 func Example() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -20,20 +22,24 @@ func Example() {
 	h := &host.Host{
 		Command: func(int) *exec.Cmd { return exec.Command("./app", "-v") },
 		Workers: 4,
+		Limits:  host.Limits{MemoryPercent: 20, Times: []time.Duration{3 * time.Hour}},
+		Watch:   host.Watch{Paths: []string{"config.yaml"}},
 	}
-	srv := &http.Server{Addr: ":8080", Handler: h}
-	go func() { log.Println(srv.ListenAndServe()) }()
-
+	l, err := net.Listen("tcp", ":8080")
+	if err != nil {
+		log.Fatal(err)
+	}
 	running, end := context.WithCancel(context.Background())
 	go func() {
-		<-ctx.Done()
-		_ = srv.Shutdown(context.Background()) // first no new requests,
-		end()                                  // then no workers
+		defer end() // first no new requests, then no workers
+		if err := h.Serve(ctx, l); err != nil {
+			log.Println(err)
+		}
 	}()
 	if err := h.Run(running); err != nil {
 		log.Fatal(err)
 	}
-	for _, e := range h.Exits() {
-		log.Println(e) // worker 2 (PID 4711) crashed at 14:03:11: signal: killed
+	for _, e := range h.Journal() {
+		log.Println(e) // 2026-05-01 14:03:00 worker 2 (PID 4711) recycled: file changed (config.yaml has changed)
 	}
 }

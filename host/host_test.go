@@ -80,7 +80,7 @@ func TestKilledWorkersAreNotSeen(t *testing.T) {
 				t.Fatalf("%d exits, want 6: %v", len(exits), exits)
 			}
 			for i, e := range exits {
-				if e.Reason != host.Killed || e.Detail != fmt.Sprint("kill ", i) || e.Ended.Before(e.Began) {
+				if e.Reason != host.Killed || e.Detail != fmt.Sprint("kill ", i) || e.Time.Before(e.Began) {
 					t.Errorf("exit %d: %+v", i, e)
 				}
 			}
@@ -202,7 +202,7 @@ func TestCrashLoopDoesNotSpin(t *testing.T) {
 	eventually(t, "four starts", func() bool { return len(r.Exits()) >= 4 })
 	exits := r.Exits()
 	// The second is at once, the third after 100 ms, the fourth after 200 ms.
-	if took := exits[3].Began.Sub(exits[0].Ended); took < 300*time.Millisecond {
+	if took := exits[3].Began.Sub(exits[0].Time); took < 300*time.Millisecond {
 		t.Errorf("four starts within %s", took)
 	}
 	if e := exits[0]; e.Reason != host.Crashed || e.Detail != "exit status 3" {
@@ -222,7 +222,7 @@ func TestCrashLoopDoesNotSpin(t *testing.T) {
 func TestWorkerThatNeverListens(t *testing.T) {
 	r := newRig(t, &host.Host{Command: command("deaf"), StartTimeout: 100 * time.Millisecond})
 	eventually(t, "it is killed", func() bool { return len(r.Exits()) > 0 })
-	if e := r.Exits()[0]; e.Reason != host.NotReady || !strings.Contains(e.Detail, "nothing listened on $PORT") {
+	if e := r.Exits()[0]; e.Reason != host.NotReady || !strings.Contains(e.Detail, "nothing listens on $PORT") {
 		t.Errorf("exit: %+v", e)
 	}
 }

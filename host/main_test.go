@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
@@ -15,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -26,6 +28,10 @@ import (
 const roleVar = "HOLDFAST_HOST_TEST_ROLE"
 
 func TestMain(m *testing.M) {
+	if run := roles[os.Getenv(roleVar)]; run != nil {
+		run()
+		return
+	}
 	switch role := os.Getenv(roleVar); role {
 	case "":
 		os.Exit(m.Run())
@@ -38,8 +44,21 @@ func TestMain(m *testing.M) {
 		runHost()
 	case "sleeper":
 		select {}
+	case "flood":
+		flood()
 	default:
 		serve(role)
+	}
+}
+
+// flood prints lines as fast as they are taken, some of them without an end.
+func flood() {
+	long := bytes.Repeat([]byte("x"), 1<<20)
+	for {
+		os.Stdout.Write(long)
+		for range 1000 {
+			fmt.Println("a line of a flood, one of very many that nobody wants to read")
+		}
 	}
 }
 
@@ -48,16 +67,27 @@ func serve(role string) {
 	if role == "stubborn" {
 		signal.Ignore(syscall.SIGTERM)
 	}
+	if role == "slowstart" {
+		fmt.Println("starting slowly")
+		for range time.Tick(5 * time.Millisecond) {
+			if text, _ := os.ReadFile(os.Getenv(watchedVar)); string(text) == "second" {
+				break
+			}
+		}
+	}
 	mux := http.NewServeMux()
+	proxyPages(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
-		w.Header().Set("Worker-Pid", strconv.Itoa(os.Getpid()))
 		fmt.Fprintf(w, "host=%s\nquery=%s\nbody=%s\n", r.Host, r.URL.RawQuery, body)
 		for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "X-Real-Ip", "Forwarded"} {
 			fmt.Fprintf(w, "%s=%s\n", name, r.Header.Get(name))
 		}
 	})
 	mux.HandleFunc("/hang", func(_ http.ResponseWriter, r *http.Request) {
+		if r.FormValue("leak") != "" {
+			go leak()
+		}
 		fmt.Println("hanging")
 		<-r.Context().Done()
 	})
@@ -76,9 +106,23 @@ func serve(role string) {
 		fmt.Fprint(os.Stderr, "the last words")
 		os.Exit(4)
 	})
-	mux.HandleFunc("/child", func(w http.ResponseWriter, _ *http.Request) {
+	var sick atomic.Bool
+	mux.HandleFunc("/sick", func(http.ResponseWriter, *http.Request) { sick.Store(true) })
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, r *http.Request) {
+		if sick.Load() {
+			<-r.Context().Done()
+		}
+	})
+	mux.HandleFunc("/hog", func(_ http.ResponseWriter, r *http.Request) {
+		mib, _ := strconv.Atoi(r.FormValue("mib"))
+		hogOnce.Do(func() { hog(mib) })
+	})
+	mux.HandleFunc("/child", func(w http.ResponseWriter, r *http.Request) {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), roleVar+"=sleeper")
+		if r.FormValue("leave") != "" {
+			leaveGroup(cmd)
+		}
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr // it holds the worker's output
 		if err := cmd.Start(); err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -86,7 +130,10 @@ func serve(role string) {
 		}
 		fmt.Fprint(w, cmd.Process.Pid)
 	})
-	srv := &http.Server{Addr: "127.0.0.1:" + os.Getenv("PORT"), Handler: mux}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Worker-Pid", strconv.Itoa(os.Getpid()))
+		mux.ServeHTTP(w, r)
+	})}
 	if role != "stubborn" {
 		term := make(chan os.Signal, 1)
 		signal.Notify(term, syscall.SIGTERM)
@@ -98,15 +145,79 @@ func serve(role string) {
 		}()
 	}
 	fmt.Println("serving as worker", os.Getenv("HOLDFAST_WORKER"))
-	srv.ListenAndServe()
+	if role == "talker" || role == "mute" {
+		link := sayHello()
+		if role == "talker" {
+			go talk(link)
+		}
+	}
+	l, err := listen()
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(2)
+	}
+	srv.Serve(l)
 	select {}
+}
+
+// listen takes the socket that was passed on, or the port that was named.
+func listen() (net.Listener, error) {
+	if os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) && os.Getenv("LISTEN_FDS") == "1" {
+		return net.FileListener(os.NewFile(3, "socket"))
+	}
+	return net.Listen("tcp", "127.0.0.1:"+os.Getenv("PORT"))
+}
+
+// leak uses up memory, some 100 MiB in a second.
+func leak() {
+	for range time.Tick(10 * time.Millisecond) {
+		hog(1)
+	}
+}
+
+var (
+	hogOnce sync.Once
+	hogged  [][]byte
+)
+
+// hog keeps memory.
+func hog(mib int) {
+	if raceDetector { // which keeps as much for itself
+		mib = (mib + 1) / 2
+	}
+	b := make([]byte, mib<<20)
+	for i := 0; i < len(b); i += 4096 { // a page at least is that
+		b[i] = 1
+	}
+	hogged = append(hogged, b)
 }
 
 var stopping = make(chan struct{})
 
-// runHost is a process with a host of its own, for the test that kills it.
+// watchedVar names a file that a worker which starts slowly waits for.
+const watchedVar = "HOLDFAST_HOST_TEST_WATCHED"
+
+// Variables of a host that is a process of its own.
+const (
+	listenVar  = "HOLDFAST_HOST_TEST_LISTEN"
+	journalVar = "HOLDFAST_HOST_TEST_JOURNAL"
+)
+
+// runHost is such a process, for tests that kill it.
 func runHost() {
-	h := &host.Host{Command: command("app"), Workers: 2, Output: os.Stdout, Logger: slog.New(slog.DiscardHandler)}
+	h := &host.Host{
+		Command: command("app"), Workers: 2, JournalFile: os.Getenv(journalVar),
+		Health: host.Health{Path: "/healthz"}, Watch: host.Watch{Paths: []string{os.Args[0]}},
+		Output: os.Stdout, Logger: slog.New(slog.DiscardHandler),
+	}
+	if addr := os.Getenv(listenVar); addr != "" {
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			fmt.Println(err)
+			os.Exit(2)
+		}
+		go h.Serve(context.Background(), l)
+	}
 	fmt.Println(h.Run(context.Background()))
 }
 
@@ -205,11 +316,14 @@ func (r *rig) ask(method, path, body string) (status, pid int, text string) {
 }
 
 // pids asks until n workers have answered.
-func (r *rig) pids(n int) []int {
+func (r *rig) pids(n int) []int { return r.each(n, "/") }
+
+// each asks for path until n workers have answered.
+func (r *rig) each(n int, path string) []int {
 	r.t.Helper()
 	seen := map[int]bool{}
 	eventually(r.t, fmt.Sprintf("%d workers answer", n), func() bool {
-		if _, pid, _ := r.ask("GET", "/", ""); pid != 0 {
+		if _, pid, _ := r.ask("GET", path, ""); pid != 0 {
 			seen[pid] = true
 		}
 		return len(seen) >= n

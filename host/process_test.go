@@ -3,7 +3,6 @@
 package host_test
 
 import (
-	"bufio"
 	"bytes"
 	"fmt"
 	"net/http"
@@ -102,51 +101,36 @@ func TestStopKillsTheStubborn(t *testing.T) {
 	}
 }
 
+// leaveGroup starts cmd where no signal to the worker's group reaches it.
+func leaveGroup(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} }
+
 // What a worker started ends with it, and does not hold its successor up.
 func TestDescendantsEndWithTheirWorker(t *testing.T) {
 	r := newRig(t, &host.Host{Command: command("app"), WaitTimeout: 30 * time.Second})
 	_, pid, _ := r.ask("GET", "/", "")
-	_, _, text := r.ask("POST", "/child", "")
-	child, err := strconv.Atoi(text)
-	if err != nil {
-		t.Fatal(text)
+	children := []int{r.child("/child")}
+	if runtime.GOOS == "linux" {
+		children = append(children, r.child("/child?leave=1"))
 	}
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the child ends", func() bool { return !alive(child) })
+	for _, child := range children {
+		eventually(t, "the child ends", func() bool { return !alive(child) })
+	}
 	eventually(t, "there is a successor", func() bool { _, now, _ := r.ask("GET", "/", ""); return now != 0 && now != pid })
 }
 
-func TestWorkersDieWithAKilledHost(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("only Linux tells a process of its parent's death")
-	}
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), roleVar+"=host")
-	out, err := cmd.StdoutPipe()
+// child has a worker start a process, and returns its PID.
+func (r *rig) child(path string) int {
+	r.t.Helper()
+	_, _, text := r.ask("POST", path, "")
+	pid, err := strconv.Atoi(text)
 	if err != nil {
-		t.Fatal(err)
+		r.t.Fatalf("no PID: %q", text)
 	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+	if !alive(pid) {
+		r.t.Fatalf("process %d does not run", pid)
 	}
-	var pids []int
-	lines := bufio.NewScanner(out)
-	for len(pids) < 2 && lines.Scan() {
-		var n, pid int
-		if _, err := fmt.Sscanf(lines.Text(), "[worker %d, pid %d] serving", &n, &pid); err == nil {
-			pids = append(pids, pid)
-		}
-	}
-	if len(pids) != 2 {
-		t.Fatal("two workers did not start")
-	}
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = cmd.Wait()
-	for _, pid := range pids {
-		eventually(t, "the worker dies", func() bool { return !alive(pid) })
-	}
+	return pid
 }

@@ -3,208 +3,334 @@ package host
 import (
 	"context"
 	"errors"
-	"fmt"
-	"html"
-	"io"
-	"log/slog"
-	"net"
 	"net/http"
-	"net/http/httputil"
 	"slices"
-	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 )
 
-// deathSeen is how long a request that failed waits to learn whether its worker died.
-const deathSeen = 250 * time.Millisecond
+// A Routing says which of the workers that are ready gets a request.
+type Routing string
+
+const (
+	// RoundRobin is the default: they take turns.
+	RoundRobin Routing = "roundrobin"
+	// LeastBusy is the one with the fewest requests in flight.
+	LeastBusy Routing = "leastbusy"
+	// ByIP is the same one for all requests from a client's address (of IPv6 the first
+	// 64 bits), so that what a worker keeps in its memory is found again.
+	ByIP Routing = "ip"
+	// BySession is the same one for all requests of a session; see [Proxy.Cookie].
+	BySession Routing = "session"
+)
 
 var (
 	errNoneReady = errors.New("no worker is ready")
+	errCrowded   = errors.New("too many requests wait for a worker")
+	errGivenUp   = errors.New("every worker has failed too often and was given up")
 	errStopped   = errors.New("the host is stopping")
 )
 
-// ServeHTTP passes the request on to a worker. Host stays as the client sent it;
-// X-Forwarded-For, X-Forwarded-Host and X-Forwarded-Proto are set, and what the
-// client sent of the kind is dropped.
-func (h *Host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	h.proxyOnce.Do(func() {
-		h.proxy = &httputil.ReverseProxy{
-			Rewrite:      rewrite,
-			Transport:    roundRobin{h},
-			ErrorHandler: h.failed,
-			ErrorLog:     slog.NewLogLogger(h.log().Handler(), slog.LevelWarn),
-		}
-	})
-	h.proxy.ServeHTTP(w, r)
+// A backend is one process of a worker, as requests see it.
+type backend struct {
+	worker, pid int
+	addr        string
+	transport   *http.Transport
+	gone        chan struct{} // closed by the host when the process is reaped
+
+	// full, if not nil, is called each time that most more requests have begun. Set
+	// before ready.
+	most uint64
+	full func()
+
+	// under router.mu
+	inFlight int
+	served   uint64        // requests that have begun
+	idle     time.Time     // since when inFlight is 0
+	drained  chan struct{} // closed when nothing is in flight any more; nil before drain
 }
 
-func rewrite(r *httputil.ProxyRequest) {
-	r.Out.URL.Scheme = "http" // the host comes with the worker
-	r.Out.URL.RawQuery = r.In.URL.RawQuery
-	for name := range r.Out.Header {
-		if strings.HasPrefix(name, "X-Forwarded-") || name == "X-Real-Ip" {
-			delete(r.Out.Header, name)
-		}
+func (h *Host) newBackend(worker int, addr string) *backend {
+	return &backend{
+		worker: worker, addr: addr, transport: newTransport(h.Proxy.ResponseTimeout),
+		gone: make(chan struct{}), idle: time.Now(),
 	}
-	r.SetXForwarded()
 }
 
-// roundRobin is the transport that takes the workers in turn.
-type roundRobin struct{ h *Host }
+// An absence says why no process of a worker is ready.
+type absence uint8
 
-func (t roundRobin) RoundTrip(req *http.Request) (*http.Response, error) {
-	ctx := req.Context()
-	patience, cancel := context.WithTimeoutCause(ctx, or(t.h.WaitTimeout, 10*time.Second), errNoneReady)
-	defer cancel()
+const (
+	starting absence = iota // one soon will be
+	asleep                  // nobody has asked for anything; a request wakes it
+	failed                  // it failed too often, and was given up
+)
 
-	var body *keptBody
-	if req.Body != nil && req.Body != http.NoBody {
-		body = &keptBody{ReadCloser: req.Body}
+// A router chooses the worker for each request, among those that are ready. It has one
+// place for each worker number: of an old and a new process, only the new one gets
+// requests.
+type router struct {
+	routing Routing
+	limit   int              // of requests that wait
+	patient time.Duration    // for any worker
+	prefers time.Duration    // for the one that the request is to go to
+	wake    func(worker int) // what is asleep; set before the first request
+
+	mu      sync.Mutex
+	places  []place // by worker number less one
+	turn    int     // where the next search starts
+	waiting int
+	stopped bool
+	changed chan struct{} // closed and replaced when those who wait are to look again
+}
+
+type place struct {
+	b   *backend // who gets the requests; nil: none is ready
+	why absence
+}
+
+// ready gives the requests of b's worker number to b from now on.
+func (r *router) ready(b *backend) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if b.drained == nil {
+		r.places[b.worker-1] = place{b: b}
+		r.notify()
 	}
-	var failed []*process
-	repeated := false
-	for {
-		p, err := t.h.next(patience, failed)
+}
+
+// drain gives b no more requests. The channel is closed when b has none in flight. It
+// may be called again.
+func (r *router) drain(b *backend) <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if at := &r.places[b.worker-1]; at.b == b {
+		*at = place{}
+		r.notify()
+	}
+	if b.drained == nil {
+		b.drained = make(chan struct{})
+		if b.inFlight == 0 {
+			close(b.drained)
+		}
+	}
+	return b.drained
+}
+
+// absent says why no process of a worker is ready.
+func (r *router) absent(worker int, why absence) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.places[worker-1].why = why
+	r.notify()
+}
+
+// stop has all requests refused that have no worker yet.
+func (r *router) stop() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stopped = true
+	r.notify()
+}
+
+// traffic is what b has to do: requests in flight, and how many have ever begun. If
+// none is in flight, idle is since when.
+func (r *router) traffic(b *backend) (inFlight int, served uint64, idle time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return b.inFlight, b.served, b.idle
+}
+
+// queued is how many requests wait for a worker.
+func (r *router) queued() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.waiting
+}
+
+// notify wakes those who wait. Called with mu held.
+func (r *router) notify() {
+	if r.changed != nil {
+		close(r.changed)
+		r.changed = nil
+	}
+}
+
+// A wish is what is to decide on a request's worker besides the routing.
+type wish struct {
+	worker int        // where it is to go; 0: it has not been anywhere
+	key    uint64     // what is the same in requests that are to meet; 0: nothing
+	failed []*backend // that could not be reached
+}
+
+// take chooses a worker and counts the request as in flight there, in one step: a
+// worker that is drained afterwards waits for it. It waits until there is one. Whoever
+// has called it calls release when the request is over.
+func (r *router) take(ctx context.Context, w *wish) (*backend, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	b, wanted := r.choose(w, true)
+	if b != nil {
+		b.begin()
+		return b, nil
+	}
+	if r.waiting >= r.limit {
+		return nil, errCrowded
+	}
+	r.waiting++
+	defer func() { r.waiting-- }()
+	patience := time.NewTimer(r.patient)
+	defer patience.Stop()
+	preference := time.NewTimer(r.prefers)
+	defer preference.Stop()
+	prefer := true
+	for b == nil {
+		switch {
+		case r.stopped:
+			return nil, errStopped
+		case r.allFailed():
+			return nil, errGivenUp
+		case r.changed == nil:
+			r.changed = make(chan struct{})
+		}
+		changed := r.changed
+		if wanted > 0 && r.wake != nil {
+			go r.wake(wanted)
+		}
+		r.mu.Unlock()
+		var err error
+		select {
+		case <-changed:
+		case <-preference.C:
+			prefer = false
+		case <-patience.C:
+			err = errNoneReady
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+		r.mu.Lock()
 		if err != nil {
 			return nil, err
 		}
-		out, u := req.WithContext(ctx), *req.URL
-		u.Host = p.addr
-		out.URL = &u
-		if body != nil {
-			out.Body = body
+		b, wanted = r.choose(w, prefer)
+	}
+	b.begin()
+	return b, nil
+}
+
+func (b *backend) begin() {
+	b.inFlight++
+	b.served++
+	if b.most > 0 && b.served%b.most == 0 {
+		go b.full()
+	}
+}
+
+// release ends a request that take has given to b.
+func (r *router) release(b *backend) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if b.inFlight--; b.inFlight == 0 {
+		b.idle = time.Now()
+		if b.drained != nil {
+			close(b.drained)
 		}
-		resp, err := p.transport.RoundTrip(out)
-		if err == nil || ctx.Err() != nil {
-			return resp, err
+	}
+}
+
+// choose returns who gets the request now, or nil if it has to wait, and the number of
+// a sleeping worker that is to be woken for it, or 0. Called with mu held.
+func (r *router) choose(w *wish, prefer bool) (b *backend, wanted int) {
+	if r.stopped {
+		return nil, 0
+	}
+	if n := r.preferred(w); prefer && n > 0 {
+		at := r.places[n-1]
+		switch {
+		case at.usable(w):
+			return at.b, 0
+		case at.b == nil && at.why == asleep:
+			return nil, n
+		case at.b != nil || at.why == starting: // its successor soon comes
+			return nil, 0
 		}
-		failed = append(failed, p)
-		if notReached := (*dialError)(nil); errors.As(err, &notReached) && (body == nil || !body.read.Load()) {
+	}
+	if w.key != 0 {
+		if n := r.closest(w.key, func(at place) bool { return at.usable(w) }); n > 0 {
+			return r.places[n-1].b, 0
+		}
+	}
+	first := r.turn
+	for i := range r.places {
+		n := (first + i) % len(r.places)
+		at := r.places[n]
+		if at.b == nil && at.why == asleep && wanted == 0 {
+			wanted = n + 1
+		}
+		if !at.usable(w) || b != nil && at.b.inFlight >= b.inFlight {
 			continue
 		}
-		if repeated || body != nil || req.Method != http.MethodGet && req.Method != http.MethodHead || !p.died(ctx) {
-			return nil, fmt.Errorf("worker %d (PID %d): %w", p.worker, p.pid, err)
-		}
-		repeated = true
-	}
-}
-
-// next returns the ready worker whose turn it is, other than those that failed,
-// waiting for one while patience lasts.
-func (h *Host) next(patience context.Context, failed []*process) (*process, error) {
-	for {
-		h.mu.Lock()
-		for range h.procs {
-			p := h.procs[h.turn%len(h.procs)]
-			h.turn = (h.turn + 1) % len(h.procs)
-			if p != nil && p.ready && !slices.Contains(failed, p) {
-				h.mu.Unlock()
-				return p, nil
-			}
-		}
-		stopped, change := h.stopped, h.change()
-		h.mu.Unlock()
-		if stopped {
-			return nil, errStopped
-		}
-		select {
-		case <-change:
-		case <-patience.Done():
-			return nil, context.Cause(patience)
+		b = at.b
+		r.turn = (n + 1) % len(r.places)
+		if r.routing != LeastBusy {
+			break
 		}
 	}
+	return b, wanted
 }
 
-// died reports whether p has ended, or does so in a moment.
-func (p *process) died(ctx context.Context) bool {
-	moment := time.NewTimer(deathSeen)
-	defer moment.Stop()
-	select {
-	case <-p.gone:
-		return true
-	case <-moment.C:
-	case <-ctx.Done():
+// preferred is the worker that the request is to go to, ready or not; 0 for none.
+func (r *router) preferred(w *wish) int {
+	if w.worker > 0 && w.worker <= len(r.places) {
+		return w.worker
 	}
-	return false
-}
-
-// A keptBody is a request's body that a transport which never read it cannot close,
-// so that another worker can have it. ReverseProxy closes it in the end.
-type keptBody struct {
-	io.ReadCloser
-	read atomic.Bool
-}
-
-func (b *keptBody) Read(p []byte) (int, error) {
-	b.read.Store(true)
-	return b.ReadCloser.Read(p)
-}
-
-func (b *keptBody) Close() error {
-	if !b.read.Load() {
-		return nil
+	if w.key == 0 {
+		return 0
 	}
-	return b.ReadCloser.Close()
+	return r.closest(w.key, func(at place) bool { return at.b != nil || at.why != failed })
 }
 
-// A dialError is a connection that did not come about: the worker knows nothing of
-// the request.
-type dialError struct{ err error }
-
-func (e *dialError) Error() string { return e.err.Error() }
-func (e *dialError) Unwrap() error { return e.err }
-
-// newTransport returns the transport to one process.
-func newTransport() *http.Transport {
-	return &http.Transport{
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			c, err := dial(ctx, network, addr)
-			if err != nil {
-				return nil, &dialError{err}
-			}
-			return c, nil
-		},
-		MaxIdleConnsPerHost: 256,
-		// Shorter than the servers of the usual frameworks keep an idle connection,
-		// so that they do not close it just as a request is sent.
-		IdleConnTimeout:    3 * time.Second,
-		DisableCompression: true,
+// closest returns the worker that a key belongs to among some, or 0 if there are none:
+// for each key the workers have an order of their own (rendezvous hashing), which the
+// absence of one does not change.
+func (r *router) closest(key uint64, among func(place) bool) (worker int) {
+	var most uint64
+	for i, at := range r.places {
+		if weight := mix(key ^ mix(uint64(i+1))); among(at) && (worker == 0 || weight > most) {
+			worker, most = i+1, weight
+		}
 	}
+	return worker
 }
 
-// failed answers a request that no worker answered.
-func (h *Host) failed(w http.ResponseWriter, r *http.Request, err error) {
-	switch {
-	case r.Context().Err() != nil: // the client is gone
-		h.log().Debug("request given up by its client", "method", r.Method, "path", r.URL.Path)
-		w.WriteHeader(http.StatusBadGateway)
-	case errors.Is(err, errNoneReady), errors.Is(err, errStopped):
-		h.log().Warn("request refused", "method", r.Method, "path", r.URL.Path, "err", err)
-		w.Header().Set("Retry-After", "5")
-		page(w, http.StatusServiceUnavailable, "No worker is ready",
-			"The application is starting again. Please try again in a few seconds.")
-	default:
-		h.log().Warn("request lost with its worker", "method", r.Method, "path", r.URL.Path, "err", err)
-		page(w, http.StatusBadGateway, "The worker that was answering has ended",
-			"What you asked for was perhaps done, perhaps not. Please look, and try again.")
+// usable reports whether the request can go there.
+func (p place) usable(w *wish) bool {
+	return p.b != nil && !slices.Contains(w.failed, p.b)
+}
+
+// allFailed reports whether there is nothing to wait for. Called with mu held.
+func (r *router) allFailed() bool {
+	for _, at := range r.places {
+		if at.b != nil || at.why != failed {
+			return false
+		}
 	}
+	return true
 }
 
-// page writes an error page.
-func page(w http.ResponseWriter, status int, title, text string) {
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
-	fmt.Fprintf(w, `<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>%[1]s</title>
-<body style="font: 1.1rem/1.5 system-ui, sans-serif; max-width: 34rem; margin: 15vh auto; padding: 0 1.5rem">
-<h1 style="font-size: 1.6rem">%[1]s</h1>
-<p>%[2]s</p>
-<p><small>%[3]d %[4]s</small></p>
-`, html.EscapeString(title), html.EscapeString(text), status, http.StatusText(status))
+// keyOf is a hash, never 0, and the same in every process, so that a restarted host
+// sends everybody to the worker number where he was. (FNV-1a, mixed.)
+func keyOf[T string | []byte](s T) uint64 {
+	h := uint64(14695981039346656037)
+	for i := range len(s) {
+		h = (h ^ uint64(s[i])) * 1099511628211
+	}
+	return max(mix(h), 1)
+}
+
+// mix spreads a number over all bits (the end of splitmix64).
+func mix(x uint64) uint64 {
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
 }

@@ -1,47 +1,65 @@
 package host
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
-	"runtime"
 	"strconv"
 	"time"
+
+	"github.com/holdfast-session/holdfast/host/internal/control"
 )
 
-const (
-	probeEvery = 20 * time.Millisecond
-	// A worker that ends sooner than this after its start ended early. The first
-	// early end is taken for bad luck; from the second on there is a pause.
-	earlyEnd   = 5 * time.Second
-	firstPause = 100 * time.Millisecond
-	lastPause  = 30 * time.Second
-	// outputGrace is how long the output of a worker that has ended is waited for,
-	// if a process that left its group still holds the pipe.
-	outputGrace = time.Second
-)
+// handingOver is how long a worker may take to hand over its sessions.
+const handingOver = 30 * time.Second
+
+// outputGrace is how long the output and the last message of a worker that has ended
+// are waited for, if a process that left its group still holds the pipe.
+const outputGrace = time.Second
 
 // A process is one run of a worker.
 type process struct {
-	worker    int
-	pid       int
-	addr      string
-	cmd       *exec.Cmd
-	began     time.Time
-	transport *http.Transport
-	printed   chan struct{} // closed at the end of its output
-	gone      chan struct{} // closed when it is reaped and recorded
+	*backend
+	run     string // its name on the control socket
+	cmd     *exec.Cmd
+	began   time.Time
+	started int64         // when that was, as startTime tells
+	printed chan struct{} // closed at the end of its output
+
+	// What it says of itself, where it does.
+	joined   chan struct{} // closed at its hello
+	said     chan struct{} // closed when it says that it is ready
+	prepared chan struct{} // closed when it knows of its successor
+	settled  chan struct{} // closed when it has handed over, or its link has ended
 
 	// under Host.mu
-	ready  bool
-	reason Reason // set before the host itself ends it
-	detail string
+	predecessor *process // whom it replaces; nil from its end on
+	ready       bool     // it gets requests
+	reason      Reason   // set before the host itself ends it
+	detail      string
+	asked       bool // its recycling was asked for
+	link        *control.Link
+	live        int // sessions to lose, as it said last
+	sessions    *Sessions
+}
+
+func (h *Host) newProcess(n int, addr string, predecessor *process) *process {
+	p := &process{
+		backend: h.newBackend(n, addr), cmd: h.Command(n), run: strconv.FormatUint(rand.Uint64(), 36),
+		predecessor: predecessor, printed: make(chan struct{}),
+		joined: make(chan struct{}), said: make(chan struct{}), prepared: make(chan struct{}), settled: make(chan struct{}),
+	}
+	if limit := h.Limits.Requests; limit > 0 {
+		p.most = limit
+		p.full = func() {
+			h.askFor(p, RequestLimit, fmt.Sprintf("%d requests", limit))
+		}
+	}
+	return p
 }
 
 // A startError is a command that cannot be started.
@@ -56,69 +74,31 @@ func (e *startError) Error() string {
 
 func (e *startError) Unwrap() error { return e.err }
 
-// supervise keeps worker n running until ctx is done. It returns an error only if
-// there is no sense in trying again.
-func (h *Host) supervise(ctx context.Context, n int) error {
-	// The parent-death signal comes at the end of the thread that started the
-	// process, so that thread stays until there is no process any more.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-
-	early, started := 0, false
-	for ctx.Err() == nil {
-		p, err := h.start(n)
-		if err != nil {
-			if !started {
-				return &startError{n, err}
-			}
-			h.log().Error("worker cannot be started", "worker", n, "err", err)
-			early++
-		} else {
-			started = true
-			exit := h.watch(ctx, p)
-			select { // its last words come before the next one's first
-			case <-p.printed:
-			case <-time.After(2 * outputGrace):
-			}
-			switch {
-			case exit.Reason == Killed:
-				early = 0
-			case exit.Ended.Sub(exit.Began) < earlyEnd, exit.Reason == NotReady:
-				early++
-			default:
-				early = 0
-			}
-		}
-		if pause := pauseAfter(early); pause > 0 && ctx.Err() == nil {
-			h.log().Warn("worker keeps ending early; waiting before the next start", "worker", n, "times", early, "pause", pause)
-			select {
-			case <-time.After(pause):
-			case <-ctx.Done():
-			}
-		}
-	}
-	return nil
-}
-
-// pauseAfter is the pause after that many early ends in a row.
-func pauseAfter(early int) time.Duration {
-	if early < 2 {
-		return 0
-	}
-	return min(firstPause<<min(early-2, 20), lastPause)
-}
-
-// start starts a process of worker n.
-func (h *Host) start(n int) (*process, error) {
-	port, err := h.freePort()
+// start starts a process of worker n, which replaces predecessor where there is one.
+func (h *Host) start(n int, predecessor *process) (*process, error) {
+	l, err := h.freePort()
 	if err != nil {
 		return nil, err
 	}
-	cmd := h.Command(n)
+	defer l.Close()
+	addr := l.Addr().(*net.TCPAddr)
+	p := h.newProcess(n, addr.String(), predecessor)
+	cmd := p.cmd
 	if cmd.Env == nil {
 		cmd.Env = os.Environ()
 	}
-	cmd.Env = append(cmd.Env, "PORT="+port, "HOLDFAST_WORKER="+strconv.Itoa(n))
+	cmd.Env = append(cmd.Env, control.WorkerVar+"="+strconv.Itoa(n))
+	cmd.Env = append(cmd.Env, h.control.environment(p)...)
+	if h.Sockets {
+		f, err := passListener(cmd, l)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+	} else {
+		cmd.Env = append(cmd.Env, "PORT="+strconv.Itoa(addr.Port))
+		l.Close() // the worker opens it again
+	}
 	detach(cmd)
 
 	// A pipe of our own: with one of cmd's, Wait would wait for every descendant
@@ -133,105 +113,28 @@ func (h *Host) start(n int) (*process, error) {
 	if cmd.Stderr == nil {
 		cmd.Stderr = w
 	}
+	p.began = time.Now()
+	h.mu.Lock()
+	h.all[p.run] = p // before it can say hello
+	h.mu.Unlock()
 	err = cmd.Start()
 	w.Close()
 	if err != nil {
 		r.Close()
+		h.mu.Lock()
+		delete(h.all, p.run)
+		h.mu.Unlock()
 		return nil, err
 	}
-	p := &process{
-		worker: n, pid: cmd.Process.Pid, addr: net.JoinHostPort("127.0.0.1", port), cmd: cmd, began: time.Now(),
-		transport: newTransport(),
-		printed:   make(chan struct{}), gone: make(chan struct{}),
-	}
-	go h.passOn(p, r)
 	h.mu.Lock()
-	h.procs[n-1] = p
+	p.pid = cmd.Process.Pid
 	h.mu.Unlock()
+	h.guard.add(p.pid)
+	p.started = startTime(p.pid)
+	go h.passOn(p, r)
+	go h.reap(p)
 	h.log().Info("worker started", "worker", n, "pid", p.pid, "addr", p.addr)
 	return p, nil
-}
-
-// watch waits until p is ready, and then until it ends, or ends it when ctx is done.
-func (h *Host) watch(ctx context.Context, p *process) Exit {
-	exited := make(chan error, 1)
-	go func() { exited <- p.cmd.Wait() }()
-
-	ready := make(chan struct{})
-	probing, probed := context.WithCancel(context.Background())
-	defer probed()
-	go probe(probing, p.addr, ready)
-
-	late := time.NewTimer(or(h.StartTimeout, 30*time.Second))
-	defer late.Stop()
-	var tooLong <-chan time.Time
-	done := ctx.Done()
-	for {
-		select {
-		case <-ready:
-			ready = nil
-			late.Stop()
-			h.mu.Lock()
-			p.ready = p.reason == ""
-			h.notify()
-			h.mu.Unlock()
-			h.log().Info("worker ready", "worker", p.worker, "pid", p.pid, "after", time.Since(p.began).Round(time.Millisecond))
-		case <-late.C:
-			h.ending(p, NotReady, fmt.Sprintf("nothing listened on $PORT (%s) within %s", p.addr, or(h.StartTimeout, 30*time.Second)))
-			p.kill()
-		case <-done:
-			done = nil
-			h.ending(p, Stopped, "the host stopped")
-			p.terminate()
-			tooLong = time.After(or(h.StopTimeout, 10*time.Second))
-		case <-tooLong:
-			h.log().Warn("worker did not stop in time and is killed", "worker", p.worker, "pid", p.pid)
-			p.kill()
-		case err := <-exited:
-			p.kill() // what it left behind in its group
-			return h.ended(p, err)
-		}
-	}
-}
-
-// ending notes that the host is about to end p, and why.
-func (h *Host) ending(p *process, why Reason, detail string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	p.ready = false
-	if p.reason == "" {
-		p.reason, p.detail = why, detail
-	}
-}
-
-// ended records that p has ended, with the error of Wait.
-func (h *Host) ended(p *process, err error) Exit {
-	p.transport.CloseIdleConnections()
-	e := Exit{Worker: p.worker, PID: p.pid, Began: p.began, Ended: time.Now(), Reason: Crashed, Detail: "exit status 0"}
-	if err != nil {
-		e.Detail = err.Error()
-	}
-	h.mu.Lock()
-	if p.reason != "" {
-		e.Reason, e.Detail = p.reason, p.detail
-	}
-	p.ready = false
-	h.procs[p.worker-1] = nil
-	if len(h.exits) == keptExits {
-		h.exits = append(h.exits[:0], h.exits[1:]...)
-	}
-	h.exits = append(h.exits, e)
-	h.notify()
-	h.mu.Unlock()
-	close(p.gone)
-
-	log := h.log().Warn
-	if e.Reason == Stopped {
-		log = h.log().Info
-	}
-	log("worker ended", "worker", p.worker, "pid", p.pid, "reason", e.Reason, "detail", e.Detail,
-		"age", e.Ended.Sub(e.Began).Round(time.Millisecond))
-	return e
 }
 
 // Workers' ports are below those that systems give to whoever asks for any (32768 or
@@ -240,99 +143,173 @@ func (h *Host) ended(p *process, err error) Exit {
 const firstPort, ports = 20000, 12768
 
 // freePort finds a port that no process listens on and no other worker was given.
-func (h *Host) freePort() (string, error) {
+func (h *Host) freePort() (net.Listener, error) {
 	var last error
 	for range 1000 {
-		port := strconv.Itoa(firstPort + rand.IntN(ports))
-		addr := net.JoinHostPort("127.0.0.1", port)
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(firstPort+rand.IntN(ports)))
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
 			last = err
 			continue
 		}
-		l.Close()
 		taken := false
 		h.mu.Lock()
-		for _, p := range h.procs {
-			taken = taken || p != nil && p.addr == addr
+		for _, p := range h.all {
+			taken = taken || p.addr == addr
 		}
 		h.mu.Unlock()
 		if !taken {
-			return port, nil
+			return l, nil
 		}
+		l.Close()
 	}
-	return "", fmt.Errorf("no port from %d to %d is free for a worker: %w", firstPort, firstPort+ports-1, last)
+	return nil, fmt.Errorf("no port from %d to %d is free for a worker: %w", firstPort, firstPort+ports-1, last)
 }
 
-// probe closes ready as soon as addr accepts a connection.
-func probe(ctx context.Context, addr string, ready chan<- struct{}) {
-	every := time.NewTicker(probeEvery)
-	defer every.Stop()
-	for {
-		if c, err := dial(ctx, "tcp", addr); err == nil {
-			c.Close()
-			close(ready)
-			return
-		}
-		select {
-		case <-every.C:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-var errSelf = errors.New("connected to itself")
-
-// dial connects to a worker. Where nobody listens, the kernel may by chance connect
-// a socket to itself, since workers' ports are from the range that it gives to
-// clients; that is no worker.
-func dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	d := net.Dialer{Timeout: 2 * time.Second}
-	c, err := d.DialContext(ctx, network, addr)
-	if err != nil {
-		return nil, err
-	}
-	if c.LocalAddr().String() == c.RemoteAddr().String() {
-		c.Close()
-		return nil, errSelf
-	}
-	return c, nil
-}
-
-// longestLine is where a line that does not end is broken.
-const longestLine = 64 << 10
-
-// passOn writes what p prints to the host's output, line by line.
-func (h *Host) passOn(p *process, r *os.File) {
-	defer close(p.printed)
-	defer r.Close()
-	// Where a descendant keeps the pipe, or nobody takes the output, this ends a
-	// little after p.
+// await waits until p is ready to get requests, and reports whether it is. If not, it
+// is gone.
+func (h *Host) await(ctx context.Context, p *process) bool {
+	patience := or(h.StartTimeout, 30*time.Second)
+	probing, stop := context.WithTimeout(ctx, patience)
+	defer stop()
 	go func() {
-		<-p.gone
 		select {
-		case <-p.printed:
-		case <-time.After(outputGrace):
-			r.Close()
+		case <-p.gone:
+			stop()
+		case <-probing.Done():
 		}
 	}()
-	prefix := fmt.Sprintf("[worker %d, pid %d] ", p.worker, p.pid)
-	b := bufio.NewReaderSize(r, longestLine)
-	line := make([]byte, 0, 256)
-	for {
-		text, err := b.ReadSlice('\n')
-		if len(text) > 0 {
-			line = append(append(line[:0], prefix...), text...)
-			if line[len(line)-1] != '\n' {
-				line = append(line, '\n')
+	err := h.Health.await(probing, p, h.Sockets)
+	if err == nil {
+		// Who says hello says ready, too.
+		select {
+		case <-p.joined:
+			select {
+			case <-p.said:
+			case <-probing.Done():
+				err = errors.New("it did not say that it is ready")
 			}
-			h.lines.Lock()
-			_, _ = h.output().Write(line) // an output that is gone stops no worker
-			h.lines.Unlock()
-		}
-		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
-			return
+		default:
 		}
 	}
+	select {
+	case <-p.gone: // by itself
+		return false
+	default:
+	}
+	switch {
+	case err == nil:
+		return true
+	case ctx.Err() != nil:
+		h.retireNow(p)
+	default:
+		h.ending(p, NotReady, fmt.Sprintf("not ready within %s: %v", patience, err))
+		p.kill()
+	}
+	<-p.gone
+	return false
+}
+
+// ending notes that the host is about to end p, and why.
+func (h *Host) ending(p *process, why Reason, detail string) {
+	h.router().drain(p.backend)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p.ready = false
+	if p.reason == "" {
+		p.reason, p.detail = why, detail
+	}
+}
+
+// retire lets p, which gets no requests any more, finish those that it has and hand
+// over its sessions, and ends it. It returns when p is gone.
+func (h *Host) retire(ctx context.Context, p *process) {
+	late := time.NewTimer(or(h.Drain, 30*time.Second))
+	defer late.Stop()
+	select {
+	case <-h.router().drain(p.backend):
+	case <-p.gone:
+	case <-late.C:
+		requests, _, _ := h.router().traffic(p.backend)
+		h.log().Warn("worker did not finish its requests in time", "worker", p.worker, "pid", p.pid, "requests", requests)
+	case <-ctx.Done():
+	}
+	p.transport.CloseIdleConnections()
+	if h.tell(p, control.Message{Kind: control.Handover}) {
+		late.Reset(handingOver)
+		select {
+		case <-p.settled:
+		case <-late.C:
+			h.log().Warn("worker did not hand its sessions over in time", "worker", p.worker, "pid", p.pid)
+		case <-ctx.Done():
+		}
+	}
+	h.stop(p)
+}
+
+// retireNow ends p without waiting for its requests: the host stops.
+func (h *Host) retireNow(p *process) {
+	h.ending(p, Stopped, "the host stopped")
+	h.tell(p, control.Message{Kind: control.Handover})
+	h.stop(p)
+}
+
+// stop ends p by SIGTERM and, after StopTimeout, SIGKILL. It returns when p is gone.
+func (h *Host) stop(p *process) {
+	p.terminate()
+	late := time.NewTimer(or(h.StopTimeout, 10*time.Second))
+	defer late.Stop()
+	select {
+	case <-p.gone:
+	case <-late.C:
+		h.log().Warn("worker did not stop in time and is killed", "worker", p.worker, "pid", p.pid)
+		p.kill()
+		<-p.gone
+	}
+}
+
+// reap waits for the end of p and records it.
+func (h *Host) reap(p *process) {
+	err := p.cmd.Wait()
+	p.kill()    // what it left behind in its group,
+	p.killRun() // and out of it
+	h.guard.remove(p.pid)
+	h.router().drain(p.backend)
+	p.transport.CloseIdleConnections()
+	h.lastWords(p)
+
+	e := Entry{Event: Ended, Worker: p.worker, PID: p.pid, Began: p.began, Time: time.Now(), Reason: Crashed, Detail: "exit status 0"}
+	if err != nil {
+		e.Detail = err.Error()
+	}
+	h.mu.Lock()
+	if p.reason != "" {
+		e.Reason, e.Detail = p.reason, p.detail
+	}
+	if e.Sessions = p.sessions; e.Sessions == nil && p.link != nil {
+		e.Sessions = &Sessions{Lost: p.live}
+	}
+	p.ready = false
+	clean := p.sessions != nil
+	delete(h.all, p.run)
+	var successors []*process
+	for _, q := range h.all {
+		if q.predecessor == p {
+			q.predecessor = nil
+			successors = append(successors, q)
+		}
+	}
+	h.mu.Unlock()
+	h.book.add(e)
+	close(p.gone)
+	for _, q := range successors {
+		h.tell(q, control.Message{Kind: control.Gone, Peer: h.control.peer(p), Clean: clean, Ends: h.ends(p.worker, p.began, 1)})
+	}
+
+	log := h.log().Warn
+	if e.Reason.planned() {
+		log = h.log().Info
+	}
+	log("worker ended", "worker", p.worker, "pid", p.pid, "reason", e.Reason, "detail", e.Detail,
+		"age", e.Time.Sub(e.Began).Round(time.Millisecond))
 }

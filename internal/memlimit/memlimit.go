@@ -17,6 +17,16 @@ import (
 // call; 4 GiB where none is known (Linux tells them all, others the last).
 var Process = sync.OnceValue(func() int64 { return memory(os.DirFS("/")) })
 
+// Machine returns the memory of the machine or, where they have less, of the control
+// groups of this process; 0 where that is not known.
+func Machine() int64 {
+	root := os.DirFS("/")
+	if machine := meminfo(root); machine > 0 {
+		return min(machine, cgroupMemory(root))
+	}
+	return 0
+}
+
 // unknownMemory stands for the memory of a machine that does not tell.
 const unknownMemory = 4 << 30
 
