@@ -13,23 +13,28 @@ import (
 
 func demoCommand() *cobra.Command {
 	var (
-		mode    string
-		workers int
-		listen  string
-		timeout time.Duration
-		verbose bool
+		mode     string
+		handover bool
+		workers  int
+		listen   string
+		timeout  time.Duration
+		verbose  bool
 	)
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "Run a small shop whose worker processes you kill while you shop",
-		Long: `The demo is a small shop. Every page says which worker process answered it, and has
-a button that kills that process.
+		Short: "Run a small shop whose worker processes you kill and recycle while you shop",
+		Long: `The demo is a small shop on the worker host. Every page says which worker process
+answered it, and has buttons that kill that process, recycle it, let it leak memory until
+it is recycled, and touch or change a file that the host watches. Its journal shows what
+happens, and why.
 
   holdfast demo                            two workers, sessions in a state server:
-                                           the cart survives every kill
+                                           the cart survives everything
   holdfast demo --mode inproc              one worker, sessions in its memory: the
-                                           same click loses the cart, and the page
-                                           says why
+                                           same clicks lose the cart, and the page
+                                           says when and why
+  holdfast demo --mode inproc --handover   two workers which hand their sessions over:
+                                           the cart survives each recycle, not a kill
   holdfast demo --mode inproc --workers 2  sessions that flicker: each worker has
                                            its own`,
 		Args: cobra.NoArgs,
@@ -39,9 +44,12 @@ a button that kills that process.
 			default:
 				return fmt.Errorf("--mode %s: there is %s and %s", mode, demo.InProc, demo.StateServer)
 			}
+			if handover && mode != demo.InProc {
+				return fmt.Errorf("--handover: sessions are in the workers only with --mode %s", demo.InProc)
+			}
 			if workers == 0 {
 				workers = 2
-				if mode == demo.InProc {
+				if mode == demo.InProc && !handover {
 					workers = 1
 				}
 			}
@@ -64,7 +72,7 @@ a button that kills that process.
 				log.Warn("other machines can open the demo, and kill its workers", "addr", l.Addr())
 			}
 			g := &demo.Garden{
-				Mode: mode, Workers: workers, Listener: l, Timeout: timeout,
+				Mode: mode, Handover: handover, Workers: workers, Listener: l, Timeout: timeout,
 				Program: program, Stdout: cmd.OutOrStdout(), Stderr: cmd.ErrOrStderr(), Log: log,
 			}
 			return g.Run(cmd.Context())
@@ -72,7 +80,8 @@ a button that kills that process.
 	}
 	f := cmd.Flags()
 	f.StringVar(&mode, "mode", demo.StateServer, "where sessions are kept: `inproc` or stateserver")
-	f.IntVar(&workers, "workers", 0, "`number` of worker processes (default 2, with --mode inproc 1)")
+	f.BoolVar(&handover, "handover", false, "with --mode inproc: a worker that is recycled hands its sessions to the next process, and visitors stay with their worker")
+	f.IntVar(&workers, "workers", 0, "`number` of worker processes (default 2, with --mode inproc alone 1)")
 	f.StringVar(&listen, "listen", "127.0.0.1:8080", "`address` to listen on (port 0 takes a free one)")
 	f.DurationVar(&timeout, "timeout", 20*time.Minute, "the sessions' sliding timeout")
 	f.BoolVarP(&verbose, "verbose", "v", false, "log more")

@@ -121,13 +121,96 @@ func TestDemoInProcLosesTheCartAndSaysWhy(t *testing.T) {
 	cart.says("Three-strand manila", "InProc", "of 1<")
 	pid := cart.pid()
 	cart = b.kill(cart)
-	cart.says("Your session is gone", "kept in the memory of a worker process, and ended with it",
-		fmt.Sprintf("after worker 1 (PID %d) was killed by the button on the page at ", pid), "There is nothing in it yet")
+	cart.says("Your session was lost at ", ", because worker 1 was killed by the button on the page.",
+		fmt.Sprintf("kept in the memory of worker 1 (PID %d), and ended with it", pid), "There is nothing in it yet")
 	if cart.articles() != 0 || cart.session() != "none yet" || cart.pid() == pid {
 		t.Errorf("%d articles, session %s, worker %d", cart.articles(), cart.session(), cart.pid())
 	}
 	// Whoever goes on shopping is told, too.
-	b.post("/cart/add", "slug", "bell", "back", "/cart").says("Your session is gone", "What you put in since is in a new one", "Ship’s bell")
+	b.post("/cart/add", "slug", "bell", "back", "/cart").says("Your session was lost at ", "What you put in since is in a new one", "Ship’s bell")
+	// A recycle loses it as well, and a change of a file is one.
+	b.post("/recycle", "worker", "1", "back", "/cart").says(", because worker 1 was recycled by the button on the page.")
+	b.post("/cart/add", "slug", "bell", "back", "/cart")
+	b.get("/cart").says("Ship’s bell")
+	b.post("/touch", "back", "/cart").says("config.yaml was touched, and nothing was recycled.", "Ship’s bell")
+	b.post("/change", "back", "/cart").says(", because config.yaml has changed.", "There is nothing in it yet")
+	b.get("/journal").says("config.yaml has changed", "lost with it; it did not report how many")
+	p.stop()
+}
+
+// Two workers, a state server: recycling, touching and changing the watched file loses
+// nothing, and the journal has all of it.
+func TestDemoRecyclesAndSaysWhy(t *testing.T) {
+	temp := t.TempDir()
+	t.Setenv("TMPDIR", temp)
+	p, b := openDemo(t)
+	b.bothAnswer()
+	b.get("/").says("Ropes, lamps and ground tackle")
+	cart := b.post("/cart/add", "slug", "rope", "qty", "2", "back", "/cart")
+	session := cart.session()
+	for _, c := range []struct {
+		form []string
+		says []string
+	}{
+		{[]string{"/recycle", "worker", "1"}, []string{"Worker 1 was recycled. Your session was not lost.", "2 articles in your cart are still there"}},
+		{[]string{"/recycle", "worker", "2"}, []string{"Worker 2 was recycled. Your session was not lost."}},
+		{[]string{"/touch"}, []string{"config.yaml was touched, and nothing was recycled.", "Ignored so far: 1."}},
+		{[]string{"/touch"}, []string{"Ignored so far: 2."}},
+		{[]string{"/change"}, []string{"config.yaml has changed, and every worker was recycled. Your session was not lost."}},
+	} {
+		cart = b.post(c.form[0], append(c.form[1:], "back", "/cart")...)
+		cart.says(c.says...)
+		if cart.articles() != 2 || cart.session() != session {
+			t.Fatalf("after %v: %d articles, session %s (was %s)", c.form, cart.articles(), cart.session(), session)
+		}
+	}
+	b.get("/").says("Open until the tide turns")
+	journal := b.get("/journal")
+	if n := strings.Count(journal.text, ">recycled<"); n != 4 {
+		t.Errorf("the journal has %d recycles, want 4", n)
+	}
+	if n := strings.Count(journal.text, ">ignored<"); n != 1 { // the same touch again is counted only
+		t.Errorf("the journal has %d ignored touches, want 1", n)
+	}
+	journal.says("requested", "by the button on the page", "file changed", "config.yaml has changed", "config.yaml: touched, and the same", "none: they are in the state server")
+	p.stop()
+	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
+		t.Errorf("the demo has left %v (%v)", left, err)
+	}
+}
+
+// A worker that leaks is recycled when it reaches its limit.
+func TestDemoRecyclesAWorkerThatLeaks(t *testing.T) {
+	_, b := openDemo(t)
+	b.post("/cart/add", "slug", "rope", "back", "/")
+	leaking := b.post("/leak").number(`Worker process (\d+) leaks memory now`)
+	eventually(t, "it is recycled", func() bool {
+		live := b.get("/journal/live")
+		if live.articles() != 1 {
+			t.Fatalf("%d articles", live.articles())
+		}
+		return regexp.MustCompile(fmt.Sprintf(`PID %d</small></span><div><span class="badge ">ended</span> <b>memory limit</b>`, leaking)).MatchString(live.text)
+	})
+}
+
+// Two workers, InProc with hand-over: a recycle carries the sessions over, a kill loses
+// them.
+func TestDemoHandsOver(t *testing.T) {
+	p, b := openDemo(t, "--mode", "inproc", "--handover")
+	cart := b.post("/cart/add", "slug", "rope", "qty", "2", "back", "/cart")
+	session, worker := cart.session(), cart.find(`worker <b>(\d)</b> of 2`)
+	for range 3 {
+		pid := cart.pid()
+		cart = b.post("/recycle", "worker", worker, "back", "/cart")
+		cart.says("was recycled. Your session was not lost.", "2 articles in your cart are still there")
+		if cart.pid() == pid || cart.session() != session {
+			t.Fatalf("after the recycle of %d: worker %d, session %s (was %s)", pid, cart.pid(), cart.session(), session)
+		}
+	}
+	b.post("/change", "back", "/cart").says("2 articles in your cart are still there")
+	eventually(t, "the journal says so", func() bool { return strings.Count(b.get("/journal").text, "1 carried over") == 4 })
+	cart = b.kill(b.get("/cart"))
+	cart.says("Your session was lost at ", fmt.Sprintf(", because worker %s was killed by the button on the page.", worker), "There is nothing in it yet")
 	p.stop()
 }
 
@@ -175,26 +258,28 @@ func TestDemoStateServerKilled(t *testing.T) {
 	p.stop()
 }
 
-func TestDemoKillIsOnlyForItsOwnPages(t *testing.T) {
+func TestDemoButtonsAreOnlyForItsOwnPages(t *testing.T) {
 	p, b := openDemo(t, "--mode", "inproc")
 	pid := b.get("/").pid()
-	form := url.Values{"pid": {strconv.Itoa(pid)}}
-	req, err := http.NewRequest("POST", b.base+"/kill", strings.NewReader(form.Encode()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	req.Header.Set("Origin", "http://evil.example")
-	resp, err := b.http.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp.Body.Close()
-	if resp.StatusCode != http.StatusForbidden {
-		t.Errorf("from another site: %s", resp.Status)
+	form := url.Values{"pid": {strconv.Itoa(pid)}, "worker": {"1"}}
+	for _, path := range []string{"/kill", "/recycle", "/leak", "/touch", "/change"} {
+		req, err := http.NewRequest("POST", b.base+path, strings.NewReader(form.Encode()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		req.Header.Set("Origin", "http://evil.example")
+		resp, err := b.http.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusForbidden {
+			t.Errorf("%s from another site: %s", path, resp.Status)
+		}
 	}
 	// Nor for processes that are none of its workers.
-	b.post("/kill", "pid", strconv.Itoa(p.cmd.Process.Pid), "back", "/")
+	b.post("/kill", "pid", strconv.Itoa(p.cmd.Process.Pid), "back", "/").says("There is no worker process")
 	b.post("/kill", "pid", strconv.Itoa(os.Getpid()), "back", "/")
 	if now := b.get("/").pid(); now != pid {
 		t.Errorf("worker %d became %d", pid, now)

@@ -63,16 +63,10 @@ func health(ctx context.Context, addr string) (string, error) {
 	if addr == serve.AdminOff {
 		return "", fmt.Errorf("the server has no admin listener to ask; give it one with --admin")
 	}
-	network, address, err := stateserver.ParseAddr(addr)
+	client, err := adminClient(addr)
 	if err != nil {
 		return "", err
 	}
-	client := &http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, network, address)
-		},
-	}}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://holdfast/readyz", nil)
 	if err != nil {
 		return "", err
@@ -90,4 +84,18 @@ func health(ctx context.Context, addr string) (string, error) {
 		return "", fmt.Errorf("not ready: %s", strings.TrimSpace(string(said)))
 	}
 	return strings.TrimSpace(string(said)), nil
+}
+
+// adminClient returns a client whose requests all go to the admin listener at addr.
+func adminClient(addr string) (*http.Client, error) {
+	network, address, err := stateserver.ParseAddr(addr)
+	if err != nil {
+		return nil, err
+	}
+	return &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, address)
+		},
+	}}, nil
 }

@@ -5,7 +5,11 @@
 //	holdfast token      makes the token by which it knows an application
 //	holdfast health     asks it whether it is ready
 //	holdfast sessions   lists, shows and ends the sessions that it has
+//	holdfast host       runs a web application as worker processes, and recycles them
 //	holdfast bench      puts load on it and measures what it gives
+//	holdfast sql        makes, shows and removes the tables of sessions in a database
+//	holdfast migrate    moves sessions to another store while applications use them
+//	holdfast webconfig  says what an ASP.NET application's configuration is here
 //	holdfast demo       a small shop whose worker processes you kill while you shop
 //	holdfast version    what this is
 //
@@ -44,16 +48,27 @@ func run(args []string, stdout, stderr io.Writer) int {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(serveCommand(), tokenCommand(), healthCommand(), sessionsCommand(), benchCommand(), demoCommand(), demoWorkerCommand(), versionCommand())
+	root.AddCommand(serveCommand(), tokenCommand(), healthCommand(), sessionsCommand(), hostCommand(), sqlCommand(), migrateCommand(), webconfigCommand(), benchCommand(), demoCommand(), demoWorkerCommand(), versionCommand())
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintf(stderr, "holdfast: %v\n", err)
+		if s := new(statusError); errors.As(err, &s) {
+			return s.status
+		}
 		return 1
 	}
 	return 0
 }
+
+// A statusError ends the program with another status than 1.
+type statusError struct {
+	status int
+	error
+}
+
+func (e *statusError) Unwrap() error { return e.error }
 
 func versionCommand() *cobra.Command {
 	return &cobra.Command{

@@ -21,7 +21,20 @@ import (
 // tests run real processes.
 const programVar = "HOLDFAST_TEST_PROGRAM"
 
+// The test binary is a web application where this variable is set.
+const appVar = "HOLDFAST_TEST_APP"
+
+func application() {
+	fmt.Println("application begins")
+	http.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, os.Getpid()) })
+	fmt.Println(http.ListenAndServe("127.0.0.1:"+os.Getenv("PORT"), nil))
+	os.Exit(1)
+}
+
 func TestMain(m *testing.M) {
+	if os.Getenv(appVar) != "" {
+		application()
+	}
 	if os.Getenv(programVar) != "" {
 		os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 	}

@@ -2,7 +2,9 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -96,7 +98,8 @@ func dial(t *testing.T, addr string) *wire {
 	return &wire{t, c, bufio.NewReader(c)}
 }
 
-// wants sends a request and checks the status of its answer.
+// wants sends a request and checks the status of its answer, whose body is then there to
+// be read.
 func (w *wire) wants(request string, status int) *http.Response {
 	w.t.Helper()
 	if _, err := w.c.Write([]byte(request)); err != nil {
@@ -106,9 +109,11 @@ func (w *wire) wants(request string, status int) *http.Response {
 	if err != nil {
 		w.t.Fatalf("%q: %v", request, err)
 	}
-	if _, err := w.r.Discard(int(max(resp.ContentLength, 0))); err != nil {
+	body := make([]byte, max(resp.ContentLength, 0))
+	if _, err := io.ReadFull(w.r, body); err != nil {
 		w.t.Fatal(err)
 	}
+	resp.Body = io.NopCloser(bytes.NewReader(body))
 	if resp.StatusCode != status {
 		w.t.Fatalf("%q: %s, want %d", request, resp.Status, status)
 	}

@@ -256,7 +256,7 @@ func (s *selection) end(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	if len(all) > 1 && !s.yes {
-		if err := s.confirm(len(all)); err != nil {
+		if err := confirm(s.stdin, s.stderr, "This ends "+count(len(all))+"."); err != nil {
 			return err
 		}
 	}
@@ -295,18 +295,18 @@ func (s *selection) end(ctx context.Context, w io.Writer) error {
 	return err
 }
 
-// confirm asks whether n sessions are to be ended.
-func (s *selection) confirm(n int) error {
-	fmt.Fprintf(s.stderr, "This ends %s. Go on? [y/N] ", count(n))
-	answer, err := bufio.NewReader(s.stdin).ReadString('\n')
+// confirm asks whether to go on.
+func confirm(stdin io.Reader, w io.Writer, question string) error {
+	fmt.Fprintf(w, "%s Go on? [y/N] ", question)
+	answer, err := bufio.NewReader(stdin).ReadString('\n')
 	switch strings.ToLower(strings.TrimSpace(answer)) {
 	case "y", "yes":
 		return nil
 	}
 	if errors.Is(err, io.EOF) {
-		return errors.New("nobody is there to ask, and nothing was ended; add --yes")
+		return errors.New("nobody is there to ask, and nothing was done; add --yes")
 	}
-	return errors.New("nothing was ended")
+	return errors.New("nothing was done")
 }
 
 func count(n int) string {

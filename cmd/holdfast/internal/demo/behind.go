@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"os"
@@ -24,6 +25,8 @@ type behind struct {
 	Age             time.Duration
 	Timeout         time.Duration
 	Items           []item
+	Config          string // the watched file
+	Limit, Leak     int64  // bytes; a second
 }
 
 // An item is a value in the session.
@@ -34,9 +37,13 @@ func (s *shop) behind(sess *holdfast.Session) *behind {
 		Worker: s.Number, Workers: s.Of, PID: os.Getpid(), Up: time.Since(s.began),
 		Mode: "StateServer", Where: "in a process of its own, at " + s.StateServer,
 		Session: sess.LogID(), Timeout: sess.Timeout(),
+		Config: s.Config, Limit: memoryLimit, Leak: leakStep * int64(time.Second/leakEvery),
 	}
 	if s.Mode == InProc {
 		b.Mode, b.Where = "InProc", "in the memory of this worker"
+	}
+	if s.Handover {
+		b.Where += ", and handed over at a recycle"
 	}
 	if b.Session != "" {
 		b.Age = time.Since(sess.Created())
@@ -90,19 +97,38 @@ func cut(s string) string {
 func (s *shop) notices(r *http.Request, sess *holdfast.Session, inCart int) []notice {
 	var all []notice
 	q := r.URL.Query()
-	killed, _ := strconv.Atoi(q.Get("killed"))
+	number := func(name string) int {
+		n, _ := strconv.Atoi(q.Get(name))
+		return n
+	}
 	lost := s.lost(r, sess)
+	what, kept := "", " Your session was not lost."
+	switch {
+	case number("killed") != 0:
+		what, kept = fmt.Sprintf("Worker process %d is dead.", number("killed")), " Your session is not."
+	case number("recycled") != 0:
+		what = fmt.Sprintf("Worker %d was recycled.", number("recycled"))
+	case q.Has("changed"):
+		what = configName + " has changed, and every worker was recycled."
+	}
 	switch before := pastKey.Get(sess); {
 	case lost != nil:
 		all = append(all, *lost)
 	case before.Title != "" && time.Since(before.At) < pastShown:
 		all = append(all, notice{"bad", before.Title, before.Text + " What you put in since is in a new one."})
-	case killed != 0 && sess.LogID() != "":
-		all = append(all, notice{"good", fmt.Sprintf("Worker process %d is dead. Your session is not.", killed),
-			fmt.Sprintf("This page came from %s, and %s.", s.name(), s.kept(inCart))})
-	case killed != 0:
-		all = append(all, notice{"good", fmt.Sprintf("Worker process %d is dead.", killed),
-			fmt.Sprintf("This page came from %s. Put something into the cart, and kill again.", s.name())})
+	case what != "" && sess.LogID() != "":
+		all = append(all, notice{"good", what + kept, fmt.Sprintf("This page came from %s, and %s.", s.name(), s.kept(inCart))})
+	case what != "":
+		all = append(all, notice{"good", what, fmt.Sprintf("This page came from %s. Put something into the cart, and do it again.", s.name())})
+	}
+	switch {
+	case number("gone") != 0:
+		all = append(all, notice{"good", fmt.Sprintf("There is no worker process %d any more.", number("gone")), fmt.Sprintf("This page came from %s.", s.name())})
+	case number("leaks") != 0:
+		all = append(all, notice{"good", fmt.Sprintf("Worker process %d leaks memory now.", number("leaks")), "The host recycles it at its limit, a few seconds from now. Watch it here."})
+	case number("touched") != 0:
+		all = append(all, notice{"good", configName + " was touched, and nothing was recycled.",
+			fmt.Sprintf("Its content is the same. Ignored so far: %d.", number("touched"))})
 	}
 	if p := bySlug[q.Get("added")]; p != nil && has(cartKey.Get(sess), p.Slug) {
 		all = append(all, notice{"good", p.Name + " is in your cart.", ""})
@@ -162,29 +188,36 @@ func (s *shop) lost(r *http.Request, sess *holdfast.Session) *notice {
 	case store.Moved:
 		n.Text = fmt.Sprintf("It was moved to another place %s.", ago)
 	case store.Restarted:
-		n.Text = s.restarted(why.Age)
+		s.restarted(r.Context(), why, n)
 	default:
 		n.Text = "Nothing is known of it here, not even why."
 	}
-	if s.Mode == InProc && s.Of > 1 && (why.Kind == store.Restarted || why.Kind == store.Unknown) {
+	if s.Mode == InProc && s.Of > 1 && !s.Handover && (why.Kind == store.Restarted || why.Kind == store.Unknown) {
+		known := ""
+		if end, ok := s.lastEnd(r.Context()); ok {
+			known = fmt.Sprintf(" Or it ended with this worker’s predecessor at %s, because %s.", end.Time.Local().Format(time.TimeOnly), because(end))
+		}
 		n.Title = "This worker does not know your session"
 		n.Text = fmt.Sprintf("%d workers take turns here, each with sessions of its own. Yours is not in %s; it may be in another one: load the page again, and it flickers back. "+
-			"This is what a web garden does to InProc; run the demo without --mode inproc to see it mended.", s.Of, s.name())
-		if s.Before != nil {
-			n.Text += fmt.Sprintf(" Or it ended with this worker’s predecessor: %s.", s.Before)
-		}
+			"This is what a web garden does to InProc; run the demo without --mode inproc to see it mended.%s", s.Of, s.name(), known)
 	}
 	return n
 }
 
 // restarted explains the loss of a session whose store began anew.
-func (s *shop) restarted(ago time.Duration) string {
+func (s *shop) restarted(ctx context.Context, lost store.Reason, n *notice) {
 	if s.Mode != InProc {
-		return fmt.Sprintf("It was kept in the memory of the state server, and that started %s ago. A cart survives every kill of a worker, but not the end of the process that keeps it.", age(ago))
+		n.Text = fmt.Sprintf("It was kept in the memory of the state server, and that started %s ago. A cart survives whatever happens to the workers, but not the end of the process that keeps it.", age(lost.Age))
+		return
 	}
-	text := fmt.Sprintf("It was kept in the memory of a worker process, and ended with it. This %s began %s ago, at %s", s.name(), age(ago), time.Now().Add(-ago).Format(time.TimeOnly))
-	if s.Before != nil {
-		text += fmt.Sprintf(", after %s", s.Before)
+	n.Text = "It was kept in the memory of a worker process, and ended with it."
+	if end, ok := s.whyLost(ctx, lost); ok {
+		n.Title = fmt.Sprintf("Your session was lost at %s, because %s.", end.Time.Local().Format(time.TimeOnly), because(end))
+		n.Text = fmt.Sprintf("It was kept in the memory of worker %d (PID %d), and ended with it.", end.Worker, end.PID)
 	}
-	return text + ". Run the demo without --mode inproc, and the cart survives."
+	if s.Handover {
+		n.Text += " A recycle hands sessions over, which a process that is killed cannot. Run the demo without --mode inproc, and the cart survives that as well."
+	} else {
+		n.Text += " Run the demo with --handover, and the cart survives a recycle; without --mode inproc, it survives everything."
+	}
 }

@@ -1,9 +1,9 @@
-// Package demo is the shop that `holdfast demo` runs: two worker processes behind
-// one port, with their sessions in a state server, or whatever else its options say.
+// Package demo is the shop that `holdfast demo` runs: worker processes behind one
+// port, with their sessions in a state server, or wherever else its options say.
 //
-// The parent process ([Garden]) listens, starts and watches the workers by package
-// host, and kills one when a visitor presses the button for it. A worker ([Work])
-// is the shop itself, an ordinary web application over package holdfast.
+// The parent process ([Garden]) listens, runs the workers by package host, and does to
+// them what a visitor presses a button for. A worker ([Work]) is the shop itself, an
+// ordinary web application over package holdfast.
 package demo
 
 import (
@@ -15,10 +15,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
-	"strconv"
+	"path/filepath"
 	"time"
 
 	"github.com/holdfast-session/holdfast/host"
@@ -28,6 +27,9 @@ import (
 type Garden struct {
 	// Mode is InProc or StateServer.
 	Mode string
+	// Handover, with InProc, hands sessions to the next process at a recycle, and
+	// leads each visitor to the worker that has his.
+	Handover bool
 	// Workers is how many worker processes there are.
 	Workers int
 	// Listener takes the visitors' connections.
@@ -41,6 +43,11 @@ type Garden struct {
 	Log            *slog.Logger
 }
 
+// memoryLimit is at how many private bytes a worker is recycled. It is far from what
+// the shop needs, and far enough above that for the host to see a leak in time, which
+// it looks for every ten seconds while nothing happens.
+const memoryLimit = 128 << 20
+
 // Run runs the demo until ctx is done.
 func (g *Garden) Run(ctx context.Context) error {
 	defer g.Listener.Close()
@@ -53,25 +60,40 @@ func (g *Garden) Run(ctx context.Context) error {
 	defer lifeline.Close()
 	defer ours.Close()
 
-	var state *stateProcess
+	dir, err := os.MkdirTemp("", "holdfast-demo-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	config := filepath.Join(dir, configName)
+	if err := writeConfig(config, mottos[0]); err != nil {
+		return err
+	}
+
+	tell := Worker{
+		Mode: g.Mode, Handover: g.Handover, Of: g.Workers, Timeout: g.Timeout, Config: config,
+		Host: "http://" + shown(g.Listener.Addr()) + reportPath,
+	}
 	if g.Mode == StateServer {
-		if state, err = startState(ctx, g.Program, g.Stderr, g.Log); err != nil {
+		state, err := startState(ctx, g.Program, g.Stderr, g.Log)
+		if err != nil {
 			return err
 		}
 		defer state.stop()
+		tell.StateServer = state.addr
 	}
 
-	h := &host.Host{Workers: g.Workers, Output: g.Stderr, Logger: g.Log, StopTimeout: 8 * time.Second}
+	h := &host.Host{
+		Workers: g.Workers, Output: g.Stderr, Logger: g.Log, StopTimeout: 8 * time.Second,
+		Limits: host.Limits{Memory: memoryLimit},
+		Watch:  host.Watch{Paths: []string{config}},
+	}
+	if g.Handover {
+		h.Proxy.Routing = host.BySession
+	}
 	h.Command = func(n int) *exec.Cmd {
-		w := Worker{Mode: g.Mode, Number: n, Of: g.Workers, Timeout: g.Timeout}
-		if state != nil {
-			w.StateServer = state.addr
-		}
-		for _, e := range h.Exits() {
-			if e.Worker == n {
-				w.Before = endedOf(e)
-			}
-		}
+		w := tell
+		w.Number = n
 		text, err := json.Marshal(w)
 		if err != nil {
 			panic(err) // it has nothing that could fail
@@ -86,16 +108,13 @@ func (g *Garden) Run(ctx context.Context) error {
 	ended := make(chan error, 1)
 	go func() { ended <- h.Run(running) }()
 
-	mux := http.NewServeMux()
-	button := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { kill(h, w, r) })
-	mux.Handle("POST /kill", http.NewCrossOriginProtection().Handler(button))
-	mux.Handle("/", h)
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	desk := &desk{h: h, workers: g.Workers, config: config}
+	srv := &http.Server{Handler: desk.handler(), ReadHeaderTimeout: 10 * time.Second}
 	serving, stopServing := context.WithCancel(ctx)
 	defer stopServing()
 	served := make(chan error, 1)
 	go func() { served <- serveUntil(serving, srv, g.Listener) }()
-	g.announce(state)
+	g.announce(tell.StateServer)
 
 	var failure error
 	select {
@@ -109,18 +128,21 @@ func (g *Garden) Run(ctx context.Context) error {
 }
 
 // announce says what to open.
-func (g *Garden) announce(state *stateProcess) {
+func (g *Garden) announce(stateServer string) {
 	fmt.Fprintf(g.Stdout, "holdfast: demo shop ready on http://%s/\n", shown(g.Listener.Addr()))
 	what := "1 worker process"
 	if g.Workers > 1 {
 		what = fmt.Sprintf("%d worker processes behind one port", g.Workers)
 	}
-	if state != nil {
-		fmt.Fprintf(g.Stdout, "  %s, sessions in a state server process at %s\n", what, state.addr)
-	} else {
-		fmt.Fprintf(g.Stdout, "  %s, sessions in the memory of each (InProc)\n", what)
+	where := "in a state server process at " + stateServer
+	switch {
+	case g.Handover:
+		where = "in the memory of each (InProc), handed over at a recycle"
+	case g.Mode == InProc:
+		where = "in the memory of each (InProc)"
 	}
-	fmt.Fprintf(g.Stdout, "  Open it in a browser, fill the cart, and kill the worker that answered. Ctrl-C stops the demo.\n")
+	fmt.Fprintf(g.Stdout, "  %s, sessions %s\n", what, where)
+	fmt.Fprintf(g.Stdout, "  Open it in a browser, fill the cart, and kill or recycle the worker that answered. Ctrl-C stops the demo.\n")
 }
 
 // shown is an address that a browser on this machine can open.
@@ -133,26 +155,4 @@ func shown(a net.Addr) string {
 		host = "127.0.0.1"
 	}
 	return net.JoinHostPort(host, port)
-}
-
-// kill ends the worker that the form names and, when it is gone, leads back to the
-// page.
-func kill(h *host.Host, w http.ResponseWriter, r *http.Request) {
-	r.Body = http.MaxBytesReader(w, r.Body, 4<<10)
-	pid, err := strconv.Atoi(r.PostFormValue("pid"))
-	if err != nil {
-		http.Error(w, "The form names no worker (pid).", http.StatusBadRequest)
-		return
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), 10*time.Second)
-	defer cancel()
-	said := url.Values{"killed": {strconv.Itoa(pid)}}
-	if err := h.Kill(ctx, pid, "by the button on the page"); err != nil {
-		if !errors.Is(err, host.ErrNoWorker) {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		said = nil // somebody was faster; the page has the workers of now
-	}
-	http.Redirect(w, r, backTo(r.PostFormValue("back"), said), http.StatusSeeOther)
 }

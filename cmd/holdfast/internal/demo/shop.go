@@ -2,9 +2,11 @@ package demo
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"html/template"
 	"log/slog"
 	"math/rand/v2"
@@ -17,6 +19,7 @@ import (
 	"unicode"
 
 	"github.com/holdfast-session/holdfast"
+	"github.com/holdfast-session/holdfast/host/worker"
 	"github.com/holdfast-session/holdfast/store"
 )
 
@@ -59,15 +62,26 @@ const (
 type shop struct {
 	Worker
 	began    time.Time
+	motto    string
 	sessions *holdfast.Manager
 	pages    *template.Template
-	css      []byte
-	cssPath  string
+	static   map[string]file // by path
 	log      *slog.Logger
+
+	// why is that of a process that has joined its host.
+	why func(context.Context, store.Reason) (worker.End, bool)
+
+	leak leak
+}
+
+// A file is one that never changes under its path.
+type file struct {
+	kind string
+	text []byte
 }
 
 func newShop(w Worker, st store.Store, log *slog.Logger) (*shop, error) {
-	s := &shop{Worker: w, began: time.Now(), log: log}
+	s := &shop{Worker: w, began: time.Now(), motto: mottos[0], static: make(map[string]file), log: log}
 	s.sessions = holdfast.New(st, &holdfast.Options{
 		App:       "/holdfast/demo",
 		Timeout:   w.Timeout,
@@ -76,16 +90,40 @@ func newShop(w Worker, st store.Store, log *slog.Logger) (*shop, error) {
 		Logger:    log,
 	})
 	var err error
-	if s.css, err = assets.ReadFile("assets/shop.css"); err != nil {
+	if w.Config != "" {
+		if s.motto, err = readConfig(w.Config); err != nil {
+			return nil, err
+		}
+	}
+	css, err := s.keep("shop.css", "text/css; charset=utf-8")
+	if err != nil {
 		return nil, err
 	}
-	sum := sha256.Sum256(s.css)
-	s.cssPath = "/static/shop-" + hex.EncodeToString(sum[:6]) + ".css"
+	script, err := s.keep("journal.js", "text/javascript; charset=utf-8")
+	if err != nil {
+		return nil, err
+	}
 	s.pages, err = template.New("").Funcs(template.FuncMap{
-		"age":   age,
-		"clock": func(t time.Time) string { return t.Local().Format(time.TimeOnly) },
+		"age":    age,
+		"clock":  func(t time.Time) string { return t.Local().Format(time.TimeOnly) },
+		"css":    func() string { return css },
+		"script": func() string { return script },
+		"mib":    func(n int64) string { return fmt.Sprintf("%.0f MiB", float64(n)/(1<<20)) },
 	}).ParseFS(assets, "assets/*.html")
 	return s, err
+}
+
+// keep keeps an asset under a path that changes with its content, and returns that.
+func (s *shop) keep(name, kind string) (string, error) {
+	text, err := assets.ReadFile("assets/" + name)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(text)
+	base, ext, _ := strings.Cut(name, ".")
+	at := "/static/" + base + "-" + hex.EncodeToString(sum[:6]) + "." + ext
+	s.static[at] = file{kind, text}
+	return at, nil
 }
 
 // handler routes. Pages read the session and never wait for it; forms change it,
@@ -102,13 +140,16 @@ func (s *shop) handler() http.Handler {
 	page("/cart", s.cart)
 	page("/thanks", s.thanks)
 	page("/signin", s.signInPage)
+	page("/journal", s.journal)
+	page("/journal/live", s.journalLive)
 	page("/", s.notFound)
 	form("/cart/add", s.add)
 	form("/cart/set", s.set)
 	form("/order", s.order)
 	form("/signin", s.signIn)
 	form("/signout", s.signOut)
-	mux.HandleFunc("GET /static/", s.static)
+	mux.HandleFunc("POST /leak", s.startLeak)
+	mux.HandleFunc("GET /static/", s.asset)
 	mux.HandleFunc("GET /favicon.svg", s.icon)
 
 	guard := http.NewCrossOriginProtection()
@@ -121,7 +162,7 @@ func (s *shop) handler() http.Handler {
 // headers sets what every answer has.
 func headers(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
 		w.Header().Set("Referrer-Policy", "same-origin")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		h.ServeHTTP(w, r)
@@ -131,7 +172,6 @@ func headers(h http.Handler) http.Handler {
 // A view is what the templates get.
 type view struct {
 	Title   string
-	CSS     string
 	Here    string // the path and query of this page
 	Active  string // the navigation's entry of this page
 	User    string
@@ -149,7 +189,10 @@ type notice struct {
 }
 
 func (s *shop) home(w http.ResponseWriter, r *http.Request) {
-	s.show(w, r, "home", view{Title: "Holdfast Chandlery", Active: "shop", Data: catalog})
+	s.show(w, r, "home", view{Title: "Holdfast Chandlery", Active: "shop", Data: struct {
+		Motto string
+		Shelf []product
+	}{s.motto, catalog}})
 }
 
 func (s *shop) product(w http.ResponseWriter, r *http.Request) {
@@ -305,7 +348,7 @@ func (s *shop) back(w http.ResponseWriter, r *http.Request, more url.Values) {
 }
 
 // passing are the parts of a query that speak of what was just done.
-var passing = []string{"added", "killed", "signed"}
+var passing = []string{"added", "signed", "killed", "gone", "recycled", "leaks", "touched", "changed"}
 
 // backTo is the path and query of back, if it is one of this site, without what it
 // said of what was done before, and with more.
@@ -344,7 +387,7 @@ func (s *shop) errorPage(w http.ResponseWriter, r *http.Request, status int, err
 
 // failure is an error page, without the session.
 func (s *shop) failure(w http.ResponseWriter, r *http.Request, status int, title, text string) {
-	s.render(w, status, "failure", view{Title: title, CSS: s.cssPath, Here: "/", Data: struct {
+	s.render(w, status, "failure", view{Title: title, Here: "/", Data: struct {
 		Status int
 		Text   string
 	}{status, text}})
@@ -353,7 +396,6 @@ func (s *shop) failure(w http.ResponseWriter, r *http.Request, status int, title
 // show renders a page with the session.
 func (s *shop) show(w http.ResponseWriter, r *http.Request, name string, v view) {
 	sess := holdfast.From(r)
-	v.CSS = s.cssPath
 	v.Here = r.URL.RequestURI()
 	v.User = userKey.Get(sess)
 	v.InCart = showCart(cartKey.Get(sess)).Count
@@ -377,15 +419,16 @@ func (s *shop) render(w http.ResponseWriter, status int, name string, v view) {
 	_, _ = w.Write(b.Bytes()) // a visitor who left
 }
 
-// static serves the style sheet. Its name changes with its content.
-func (s *shop) static(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path != s.cssPath {
+// asset serves what never changes under its path.
+func (s *shop) asset(w http.ResponseWriter, r *http.Request) {
+	f, ok := s.static[r.URL.Path]
+	if !ok {
 		http.NotFound(w, r)
 		return
 	}
-	w.Header().Set("Content-Type", "text/css; charset=utf-8")
+	w.Header().Set("Content-Type", f.kind)
 	w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
-	_, _ = w.Write(s.css)
+	_, _ = w.Write(f.text)
 }
 
 func (s *shop) icon(w http.ResponseWriter, _ *http.Request) {

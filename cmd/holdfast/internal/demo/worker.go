@@ -12,7 +12,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/holdfast-session/holdfast/host"
+	"github.com/holdfast-session/holdfast/host/worker"
 	"github.com/holdfast-session/holdfast/inproc"
 	"github.com/holdfast-session/holdfast/stateserver"
 	"github.com/holdfast-session/holdfast/store"
@@ -30,29 +30,12 @@ const workerVar = "HOLDFAST_DEMO_WORKER"
 // A Worker is what a worker process is told by its parent.
 type Worker struct {
 	Mode        string
+	Handover    bool // InProc: sessions go to the next process at a recycle
 	Number, Of  int
 	StateServer string // its address
 	Timeout     time.Duration
-	Before      *Ended // the worker of this number before it, if there was one
-}
-
-// Ended is the end of a worker, to be told to visitors.
-type Ended struct {
-	Number, PID int
-	At          time.Time
-	What        string
-}
-
-func endedOf(e host.Exit) *Ended {
-	what := "ended (" + e.Detail + ")"
-	if e.Reason == host.Killed {
-		what = "was killed " + e.Detail
-	}
-	return &Ended{e.Worker, e.PID, e.Ended, what}
-}
-
-func (e *Ended) String() string {
-	return fmt.Sprintf("worker %d (PID %d) %s at %s", e.Number, e.PID, e.What, e.At.Local().Format(time.TimeOnly))
+	Config      string // the shop's configuration, which the host watches
+	Host        string // the URL of the host's report
 }
 
 // Work is a worker process of the demo. It serves the shop until ctx is done, or
@@ -69,18 +52,27 @@ func Work(ctx context.Context, log *slog.Logger) error {
 	ctx, cancel := WithStdin(ctx)
 	defer cancel()
 
-	var st store.Store
-	if w.Mode == InProc {
-		st = inproc.New(nil)
-	} else {
+	var (
+		st       store.Store
+		joined   *worker.Worker
+		endStore func(context.Context) error
+	)
+	switch {
+	case w.Mode == StateServer:
 		client, err := stateserver.Dial(w.StateServer, nil)
 		if err != nil {
 			return err
 		}
-		st = client
-	}
-	if c, ok := st.(io.Closer); ok {
-		defer c.Close()
+		st, endStore = client, func(context.Context) error { return client.Close() }
+	case w.Handover:
+		var err error
+		if joined, err = worker.Join(&worker.Options{Logger: log}); err != nil {
+			return err
+		}
+		st, endStore = joined.Store(), joined.Close
+	default:
+		memory := inproc.New(nil)
+		st, endStore = memory, func(context.Context) error { return memory.Close() }
 	}
 	s, err := newShop(w, st, log)
 	if err != nil {
@@ -90,11 +82,17 @@ func Work(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	if joined != nil {
+		s.why = joined.Why
+		if err := joined.Ready(); err != nil {
+			return err
+		}
+	}
 	srv := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second}
 	err = serveUntil(ctx, srv, l)
 	closing, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	return errors.Join(err, s.sessions.Close(closing))
+	return errors.Join(err, s.sessions.Close(closing), endStore(closing))
 }
 
 // serveUntil serves until ctx is done, and then lets the requests finish that have

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/holdfast-session/holdfast/internal/certs"
 	"github.com/holdfast-session/holdfast/stateserver"
 )
 
@@ -24,6 +25,7 @@ type Config struct {
 
 	Data      string
 	Memory    bool
+	Store     string // as mode.Open has it
 	Sync      string
 	MaxMemory Size
 	MaxDisk   Size
@@ -72,6 +74,7 @@ func (c *Config) AddFlags(fs *pflag.FlagSet) {
 
 	fs.StringVar(&c.Data, "data", "", "`folder` where sessions are kept (default the platform's place for state)")
 	fs.BoolVar(&c.Memory, "memory", false, "keep sessions in memory only: they end with this process")
+	fs.StringVar(&c.Store, "store", "", "keep sessions in a `store` that other state servers may have too: redis-cluster://…, postgres://…, mysql://…, sqlite:FILE and so on; this server keeps nothing then")
 	fs.Var(&choice{&c.Sync, []string{syncAlways, syncInterval, syncNever}}, "sync", "when what is written is forced to disk: always (before each answer), interval (each second) or never; "+
 		"a process that is killed loses nothing in any of them, a machine that loses power does")
 	fs.Var(&c.MaxMemory, "max-memory", "memory for sessions, as 512MB, 2GiB, 25% or none; what does not fit is on disk only, with --memory the least recently used are ended")
@@ -106,6 +109,9 @@ var live = []string{
 // tokensKey is the one setting that only a file has.
 const tokensKey = "tokens"
 
+// hasFolder reports whether sessions are kept in a folder.
+func (c *Config) hasFolder() bool { return !c.Memory && c.Store == "" }
+
 // protected reports whether a client has to show who it is.
 func (c *Config) protected() bool { return len(c.Tokens) > 0 || c.TLSClientCA != "" }
 
@@ -113,13 +119,21 @@ func (c *Config) protected() bool { return len(c.Tokens) > 0 || c.TLSClientCA !=
 // together.
 func (c *Config) complete(getenv func(string) string) error {
 	given := func(name string) bool { return c.from[name] != fromDefault }
-	if c.Memory {
-		for _, name := range []string{"data", "sync", "max-disk"} {
-			if given(name) {
-				return fmt.Errorf("%s and %s do not go together: in memory there is nothing to keep on disk; leave one out", c.from["memory"], c.from[name])
+	for _, instead := range []struct {
+		name string
+		is   bool
+		not  []string
+	}{
+		{"memory", c.Memory, []string{"store", "data", "sync", "max-disk"}},
+		{"store", c.Store != "", []string{"data", "sync", "max-disk", "max-memory"}},
+	} {
+		for _, name := range instead.not {
+			if instead.is && given(name) {
+				return fmt.Errorf("%s and %s do not go together: there is no folder to keep sessions in; leave one out", c.from[instead.name], c.from[name])
 			}
 		}
-	} else if c.Data == "" {
+	}
+	if c.hasFolder() && c.Data == "" {
 		dir, err := DefaultData(getenv)
 		if err != nil {
 			return err
@@ -191,11 +205,11 @@ func (c *Config) stateServer(e *engine, a *stateserver.Access, log *slog.Logger)
 }
 
 // certificates reads those that the configuration names; nil if it names none.
-func (c *Config) certificates(log *slog.Logger) (*certificates, error) {
+func (c *Config) certificates(log *slog.Logger) (*certs.Files, error) {
 	if c.TLSCert == "" {
 		return nil, nil
 	}
-	return newCertificates(c.TLSCert, c.TLSKey, c.TLSClientCA, log)
+	return certs.Read(c.TLSCert, c.TLSKey, c.TLSClientCA, log)
 }
 
 // adopt makes what systemd has opened what is configured, where nothing else is.
@@ -227,6 +241,8 @@ func (c *Config) noTakeover() error {
 	switch {
 	case c.Memory:
 		return errors.New("--takeover: sessions in memory cannot be handed over; keep them in a folder")
+	case c.Store != "":
+		return errors.New("--takeover: with --store there is nothing to take over; start another server beside this one")
 	case runtime.GOOS == "windows":
 		return errors.New("--takeover: listeners cannot be handed over on this platform; stop the old server first")
 	}

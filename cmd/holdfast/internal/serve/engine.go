@@ -1,6 +1,8 @@
 package serve
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -10,6 +12,7 @@ import (
 	"github.com/holdfast-session/holdfast/inproc"
 	"github.com/holdfast-session/holdfast/internal/memlimit"
 	"github.com/holdfast-session/holdfast/logstore"
+	"github.com/holdfast-session/holdfast/mode"
 	"github.com/holdfast-session/holdfast/store"
 )
 
@@ -18,7 +21,7 @@ import (
 type engine struct {
 	store.Store
 	close    func() error
-	sessions func() int64
+	sessions func() int64 // nil if it is not known how many there are
 	// failing returns why nothing can be saved at the moment, or nil.
 	failing func() error
 	collect func(gauge, count sample)
@@ -26,6 +29,9 @@ type engine struct {
 
 // openEngine opens the store that the configuration names.
 func (c *Config) openEngine(log *slog.Logger) (*engine, error) {
+	if c.Store != "" {
+		return openShared(c.Store)
+	}
 	memory, err := c.MaxMemory.Of(func() (int64, error) { return memlimit.Process(), nil })
 	if err != nil {
 		return nil, err
@@ -47,6 +53,33 @@ func (c *Config) openEngine(log *slog.Logger) (*engine, error) {
 	}
 	return logEngine(s), nil
 }
+
+// openShared opens a store that is not this server's alone.
+func openShared(spec string) (*engine, error) {
+	s, err := mode.Open(spec)
+	if err != nil {
+		return nil, fmt.Errorf("--store: %w", err)
+	}
+	if _, remembers := s.(store.Ender); !remembers {
+		return nil, errors.Join(fmt.Errorf("--store: %s cannot be served: it keeps less of a session than a state server has to", mode.Redact(spec)), s.Close())
+	}
+	return &engine{
+		Store: s,
+		close: s.Close,
+		failing: func() error {
+			ctx, cancel := context.WithTimeout(context.Background(), probeWithin)
+			defer cancel()
+			if err := s.Touch(ctx, store.ID{App: "holdfast", Session: "probe"}); !errors.Is(err, store.ErrNotFound) {
+				return err
+			}
+			return nil
+		},
+		collect: func(gauge, count sample) {},
+	}, nil
+}
+
+// probeWithin is how long a store may take to say that it is there.
+const probeWithin = 2 * time.Second
 
 var (
 	descSessions = desc("sessions", "Sessions that are there.")

@@ -26,7 +26,7 @@ const maxSocketPath = 100
 // none.
 func (c *Config) inData(name string) string {
 	path := filepath.Join(c.Data, name)
-	if c.Memory || runtime.GOOS == "windows" || len(path) > maxSocketPath {
+	if !c.hasFolder() || runtime.GOOS == "windows" || len(path) > maxSocketPath {
 		return ""
 	}
 	return "unix:" + path
@@ -93,7 +93,7 @@ func (c *Config) listen(open []*listener) (taken []*listener, err error) {
 			taken = nil
 		}
 	}()
-	if !c.Memory { // sockets are in it
+	if c.hasFolder() { // sockets are in it
 		if err := os.MkdirAll(c.Data, 0o700); err != nil {
 			return nil, fmt.Errorf("the data folder cannot be made; name another with --data: %w", err)
 		}

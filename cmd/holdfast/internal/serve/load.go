@@ -14,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/holdfast-session/holdfast/internal/edits"
+	"github.com/holdfast-session/holdfast/mode"
 	"github.com/holdfast-session/holdfast/stateserver"
 )
 
@@ -275,7 +276,7 @@ func didYouMean[V any](name string, names map[string]V) string {
 }
 
 // WriteTo writes the configuration as a file of it would be, each setting with where
-// it is from. Hashes of tokens are left out.
+// it is from. Hashes of tokens, and what could be secret of a store, are left out.
 func (c *Config) WriteTo(w io.Writer) (int64, error) {
 	root := &yaml.Node{Kind: yaml.MappingNode}
 	add := func(name string, value *yaml.Node) {
@@ -288,6 +289,9 @@ func (c *Config) WriteTo(w io.Writer) (int64, error) {
 	c.set.SortFlags = false // as they were added: what belongs together
 	c.set.VisitAll(func(f *pflag.Flag) {
 		value := &yaml.Node{Kind: yaml.ScalarNode, Value: f.Value.String()}
+		if f.Name == "store" && value.Value != "" {
+			value.Value = mode.Redact(value.Value)
+		}
 		if all, ok := f.Value.(pflag.SliceValue); ok {
 			value = &yaml.Node{Kind: yaml.SequenceNode, Style: yaml.FlowStyle}
 			for _, s := range all.GetSlice() {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/holdfast-session/holdfast/internal/certs"
 	"github.com/holdfast-session/holdfast/stateserver"
 )
 
@@ -12,7 +13,7 @@ import (
 // anyway, read when somebody asks.
 type figures struct {
 	admin        *admin
-	certificates *certificates // nil without TLS
+	certificates *certs.Files // nil without TLS
 	version      string
 }
 
@@ -55,7 +56,7 @@ func (f *figures) Collect(to chan<- prometheus.Metric) {
 	}
 	gauge(descReady, ready)
 	if f.certificates != nil {
-		gauge(descCert, float64(f.certificates.expires().Unix()))
+		gauge(descCert, float64(f.certificates.Expires().Unix()))
 	}
 	seen := f.admin.observed.Load()
 	if seen.engine != nil {

@@ -40,11 +40,11 @@ func (s *Server) tryReload() error {
 	// those that are open did without.
 	sameTLS := (next.TLSCert == "") == (s.Config.TLSCert == "") && (next.TLSClientCA == "") == (s.Config.TLSClientCA == "")
 	if s.certificates != nil && sameTLS {
-		if err := s.certificates.use(next.TLSCert, next.TLSKey, next.TLSClientCA); err != nil {
+		if err := s.certificates.Use(next.TLSCert, next.TLSKey, next.TLSClientCA); err != nil {
 			return err
 		}
 		if files(next) == files(s.Config) {
-			s.Log.Info("reload: the TLS files were read again", "expires", s.certificates.expires())
+			s.Log.Info("reload: the TLS files were read again", "expires", s.certificates.Expires())
 		}
 	}
 	if err := s.state.SetAccess(*access); err != nil {

@@ -17,6 +17,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/holdfast-session/holdfast/internal/certs"
+	"github.com/holdfast-session/holdfast/mode"
 	"github.com/holdfast-session/holdfast/stateserver"
 )
 
@@ -40,7 +42,7 @@ type Server struct {
 	// Ready is called with the addresses when clients can connect.
 	Ready func(addrs []string)
 
-	certificates *certificates // nil without TLS
+	certificates *certs.Files // nil without TLS
 	listeners    []*listener
 	engine       *engine
 	state        *stateserver.Server
@@ -157,7 +159,11 @@ func (s *Server) openEngine() error {
 			return o.err
 		}
 		s.engine = o.e
-		s.Log.Info("the store is open", "in", time.Since(start).Round(time.Millisecond), "sessions", s.engine.sessions())
+		attrs := []any{"in", time.Since(start).Round(time.Millisecond)}
+		if s.engine.sessions != nil {
+			attrs = append(attrs, "sessions", s.engine.sessions())
+		}
+		s.Log.Info("the store is open", attrs...)
 		return nil
 	case <-s.Hurry:
 		return errors.New("stopped while the store was being opened; nothing in it has changed")
@@ -218,7 +224,7 @@ func (s *Server) serve(access *stateserver.Access) {
 func (s *Server) accepting(l *listener) net.Listener {
 	var accepting net.Listener = resume(l.Listener)
 	if _, tcp := l.Addr().(*net.TCPAddr); tcp && s.certificates != nil {
-		accepting = tls.NewListener(accepting, s.certificates.config())
+		accepting = tls.NewListener(accepting, s.certificates.Config())
 	}
 	return accepting
 }
@@ -288,7 +294,10 @@ func (s *Server) ready() {
 		}
 	}
 	where := "in memory"
-	if !s.Config.Memory {
+	switch {
+	case s.Config.Store != "":
+		where = mode.Redact(s.Config.Store)
+	case s.Config.hasFolder():
 		where = s.Config.Data
 	}
 	s.Log.Info("state server ready", "addr", strings.Join(addrs, " "), "sessions", where, "tls", s.certificates != nil,
