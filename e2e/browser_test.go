@@ -144,15 +144,39 @@ func (b *tab) text(selector string) string {
 	return strings.TrimSpace(see(b, chromedp.Text(chromedp.CSS(selector))))
 }
 
-// says wants all of these to be read on the page.
+// says wants all of these to be read on the page, wherever its lines end.
 func (b *tab) says(wants ...string) {
 	b.t.Helper()
-	text := b.text("main")
-	for _, want := range wants {
-		if !strings.Contains(text, want) {
-			b.t.Fatalf("the page does not say %q:\n%s", want, text)
+	if lacks, text := b.lacks(wants); lacks != "" {
+		b.t.Fatalf("the page does not say %q:\n%s", lacks, text)
+	}
+}
+
+// comesToSay waits until all of these can be read on the page, which nobody loads anew.
+func (b *tab) comesToSay(wants ...string) {
+	b.t.Helper()
+	within := b.within()
+	for {
+		lacks, text := b.lacks(wants)
+		if lacks == "" {
+			return
+		}
+		if within.Err() != nil {
+			b.t.Fatalf("the page never came to say %q:\n%s", lacks, text)
 		}
 	}
+}
+
+// lacks returns the first of these that cannot be read on the page, and what can.
+func (b *tab) lacks(wants []string) (lacks, text string) {
+	b.t.Helper()
+	text = strings.Join(strings.Fields(b.text("main")), " ")
+	for _, want := range wants {
+		if !strings.Contains(text, want) {
+			return want, text
+		}
+	}
+	return "", text
 }
 
 // resize makes the screen another one, in the light or in the dark.

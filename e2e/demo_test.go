@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
@@ -86,6 +87,16 @@ func TestDemo(t *testing.T) {
 				}
 			}
 
+			b.click(button("Recycle this worker"))
+			b.says("was recycled. Your session was not lost.", "the 3 articles in your cart are still there")
+			b.click(button("Touch config.yaml"))
+			b.says("config.yaml was touched, and nothing was recycled.")
+			b.click(button("Change config.yaml"))
+			b.says("config.yaml has changed, and every worker was recycled. Your session was not lost.")
+			b.inCart(3)
+			b.click(link("The journal: what happened, and why"))
+			b.says("recycled requested by the button on the page", "recycled file changed config.yaml has changed", "which finds 3 articles in your cart")
+
 			b.click(link("Sign in"))
 			b.do(chromedp.SendKeys(chromedp.CSS("#name"), "Ada"))
 			b.click(button("Sign in"))
@@ -128,8 +139,13 @@ func TestDemoInProc(t *testing.T) {
 		b.says("Three-strand manila", "Ship’s bell", "€126.00")
 		dead := b.kill()
 		b.inCart(0)
-		b.says("Your session is gone", "It was kept in the memory of a worker process, and ended with it",
-			"after worker 1 (PID "+dead+") was killed by the button on the page at ", "There is nothing in it yet")
+		b.says("Your session was lost at ", ", because worker 1 was killed by the button on the page.",
+			"It was kept in the memory of worker 1 (PID "+dead+"), and ended with it", "There is nothing in it yet")
+		b.click(link("Shop"))
+		b.click(button("Add Ship’s bell to the cart"))
+		b.click(button("Change config.yaml"))
+		b.inCart(0)
+		b.says("Your session was lost at ", ", because config.yaml has changed.")
 		b.look("lost")
 	})
 	t.Run("two workers", func(t *testing.T) {
@@ -149,8 +165,60 @@ func TestDemoInProc(t *testing.T) {
 	})
 }
 
+// TestDemoJournal: the page of the journal shows, while it is looked at, that workers
+// are recycled, and why, and that the cart is still there.
+func TestDemoJournal(t *testing.T) {
+	t.Parallel() // it waits for a leak
+	b := browse(t, demo(t), desktop)
+	config := b.text("#config")
+	b.click(button("Add Three-strand manila to the cart"))
+	b.click(button("Add Ship’s bell to the cart"))
+	b.click(link("The journal: what happened, and why"))
+	b.says("host started", "which finds 2 articles in your cart")
+
+	// Somebody saves the file, and then touches it.
+	if err := os.WriteFile(config, []byte("motto: CLOSED FOR THE WINTER\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.comesToSay("recycled file changed config.yaml has changed", "ended file changed")
+	now := time.Now()
+	if err := os.Chtimes(config, now, now); err != nil {
+		t.Fatal(err)
+	}
+	b.comesToSay("ignored file changed config.yaml: touched, and the same")
+
+	// A worker leaks until it is recycled. Meanwhile the others answer.
+	b.click(button("Leak memory"))
+	b.says("has sprung a leak")
+	b.comesToSay("recycled memory limit", "MiB used, the limit is 128.0 MiB")
+	b.comesToSay("which finds 2 articles in your cart", " 0 failed.")
+	b.inCart(2)
+	b.click(button("Recycle this worker"))
+	b.says("was recycled. Your session was not lost.", "recycled requested by the button on the page")
+	b.look("journal")
+
+	b.click(link("Shop"))
+	b.inCart(2)
+	b.says("CLOSED FOR THE WINTER")
+}
+
+// TestDemoHandover: sessions in the memory of a worker come along when it is recycled.
+func TestDemoHandover(t *testing.T) {
+	b := browse(t, demo(t, "--mode", "inproc", "--handover"), phone)
+	b.click(button("Add Three-strand manila to the cart"))
+	before := b.text("#pid")
+	b.click(button("Recycle this worker"))
+	b.says("was recycled. Your session was not lost.", "the article in your cart is still there")
+	if b.text("#pid") == before || b.text("#mode") != "InProc" {
+		t.Errorf("worker %s, %s; it was worker %s", b.text("#pid"), b.text("#mode"), before)
+	}
+	b.click(link("The journal: what happened, and why"))
+	b.comesToSay("Sessions: 1 carried over", "which finds 1 article in your cart")
+}
+
 // TestDemoLook looks at all pages, with the longest name that a visitor can have.
 func TestDemoLook(t *testing.T) {
+	t.Parallel()
 	b := browse(t, demo(t), desktop)
 	b.look("shop")
 	b.click(link("Cart 0"))

@@ -198,6 +198,9 @@ func (h *Host) ends(worker int, since time.Time, most int) []control.End {
 		if e.Sessions != nil {
 			end.Lost = e.Sessions.Lost
 		}
+		if end.Lost == 0 && (e.Reason == Crashed || e.Reason == Killed || e.Reason == HostDied) {
+			end.Lost = -1 // it had none when it last said so, and could say no more
+		}
 		all = append(all, end)
 	}
 	return all

@@ -53,6 +53,7 @@ func TestMemorySamples(t *testing.T) {
 		"grows slowly":      {sample(10, 5, 0), sample(11, 5, 10*time.Second), slowSample},
 		"grows":             {sample(40, 5, 0), sample(70, 5, 3*time.Second), time.Second},
 		"grows fast":        {sample(40, 5, 0), sample(90, 5, time.Second), leastSample},
+		"grows in steps":    {sample(90, 5, 0), sample(90, 5, 100*time.Millisecond), quickSample},
 		"is past the limit": {sample(90, 5, 0), sample(110, 5, time.Second), leastSample},
 	} {
 		if got := c.now.next(c.before, 100<<20); got != c.want {

@@ -87,7 +87,7 @@ func (s memorySample) next(before memorySample, limit int64) time.Duration {
 		return quickSample
 	}
 	next := slowSample
-	if s.served != before.served {
+	if s.served != before.served || s.used >= limit/2 { // what grows in steps stands still in between
 		next = quickSample
 	}
 	if grown := s.used - before.used; grown > 0 {

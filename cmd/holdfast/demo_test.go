@@ -15,10 +15,17 @@ import (
 
 const shopReady = "holdfast: demo shop ready on "
 
-// openDemo starts the demo and a browser.
+// openDemo starts the demo, which is stopped at the end of the test, and a browser.
 func openDemo(t *testing.T, args ...string) (*program, *browser) {
 	t.Helper()
 	p := start(t, append([]string{"demo", "--listen", "127.0.0.1:0"}, args...)...)
+	t.Cleanup(func() {
+		select {
+		case <-p.ended:
+		default:
+			p.stop()
+		}
+	})
 	return p, open(t, p.ready(shopReady))
 }
 
@@ -134,7 +141,7 @@ func TestDemoInProcLosesTheCartAndSaysWhy(t *testing.T) {
 	b.get("/cart").says("Ship’s bell")
 	b.post("/touch", "back", "/cart").says("config.yaml was touched, and nothing was recycled.", "Ship’s bell")
 	b.post("/change", "back", "/cart").says(", because config.yaml has changed.", "There is nothing in it yet")
-	b.get("/journal").says("config.yaml has changed", "lost with it; it did not report how many")
+	b.get("/journal").says("config.yaml has changed", "lost with it; how many is not known")
 	p.stop()
 }
 
@@ -172,7 +179,7 @@ func TestDemoRecyclesAndSaysWhy(t *testing.T) {
 	if n := strings.Count(journal.text, ">ignored<"); n != 1 { // the same touch again is counted only
 		t.Errorf("the journal has %d ignored touches, want 1", n)
 	}
-	journal.says("requested", "by the button on the page", "file changed", "config.yaml has changed", "config.yaml: touched, and the same", "none: they are in the state server")
+	journal.says("requested", "by the button on the page", "file changed", "config.yaml has changed", "config.yaml: touched, and the same", "kept in the state server")
 	p.stop()
 	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
 		t.Errorf("the demo has left %v (%v)", left, err)
@@ -183,7 +190,7 @@ func TestDemoRecyclesAndSaysWhy(t *testing.T) {
 func TestDemoRecyclesAWorkerThatLeaks(t *testing.T) {
 	_, b := openDemo(t)
 	b.post("/cart/add", "slug", "rope", "back", "/")
-	leaking := b.post("/leak").number(`Worker process (\d+) leaks memory now`)
+	leaking := b.post("/leak").number(`Worker process (\d+) has sprung`)
 	eventually(t, "it is recycled", func() bool {
 		live := b.get("/journal/live")
 		if live.articles() != 1 {
@@ -191,6 +198,13 @@ func TestDemoRecyclesAWorkerThatLeaks(t *testing.T) {
 		}
 		return regexp.MustCompile(fmt.Sprintf(`PID %d</small></span><div><span class="badge ">ended</span> <b>memory limit</b>`, leaking)).MatchString(live.text)
 	})
+}
+
+func TestDemoHandoverIsForInProc(t *testing.T) {
+	var out, errs bytes.Buffer
+	if status := run([]string{"demo", "--handover"}, &out, &errs); status != 1 || !strings.Contains(errs.String(), "only with --mode inproc") {
+		t.Errorf("status %d, %s", status, &errs)
+	}
 }
 
 // Two workers, InProc with hand-over: a recycle carries the sessions over, a kill loses
@@ -291,6 +305,7 @@ func TestDemoKilledLeavesNoOrphans(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("looks into /proc")
 	}
+	t.Setenv("TMPDIR", t.TempDir()) // where the killed leave something
 	p, b := openDemo(t)
 	b.bothAnswer()
 	children := p.children()

@@ -125,7 +125,7 @@ func (s *shop) notices(r *http.Request, sess *holdfast.Session, inCart int) []no
 	case number("gone") != 0:
 		all = append(all, notice{"good", fmt.Sprintf("There is no worker process %d any more.", number("gone")), fmt.Sprintf("This page came from %s.", s.name())})
 	case number("leaks") != 0:
-		all = append(all, notice{"good", fmt.Sprintf("Worker process %d leaks memory now.", number("leaks")), "The host recycles it at its limit, a few seconds from now. Watch it here."})
+		all = append(all, notice{"good", fmt.Sprintf("Worker process %d has sprung a leak.", number("leaks")), "When it reaches its memory limit, the host recycles it. Watch it here."})
 	case number("touched") != 0:
 		all = append(all, notice{"good", configName + " was touched, and nothing was recycled.",
 			fmt.Sprintf("Its content is the same. Ignored so far: %d.", number("touched"))})

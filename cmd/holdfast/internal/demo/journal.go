@@ -94,11 +94,11 @@ func (s *shop) entry(e host.Entry) entry {
 func (s *shop) became(n *host.Sessions) string {
 	switch {
 	case s.Mode == StateServer:
-		return "none: they are in the state server"
+		return "kept in the state server"
 	case n == nil:
-		return "lost with it; it did not report how many"
+		return "lost with it; how many is not known"
 	case n.Carried == 0 && n.Lost == 0:
-		return "it had none"
+		return "none"
 	case n.Lost == 0:
 		return fmt.Sprintf("%d carried over", n.Carried)
 	case n.Carried == 0:
@@ -156,9 +156,10 @@ func because(end worker.End) string {
 	return fmt.Sprintf("%s ended (%s)", who, end.Reason)
 }
 
+// A leak is slow enough to be seen in time, and steady.
 const (
-	leakEvery = 250 * time.Millisecond
-	leakStep  = 4 << 20
+	leakEvery = 20 * time.Millisecond
+	leakStep  = 16 << 20 / int64(time.Second/leakEvery)
 )
 
 // A leak is memory that a worker does not give back.

@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -108,10 +109,16 @@ func newShop(w Worker, st store.Store, log *slog.Logger) (*shop, error) {
 		"clock":  func(t time.Time) string { return t.Local().Format(time.TimeOnly) },
 		"css":    func() string { return css },
 		"script": func() string { return script },
-		"mib":    func(n int64) string { return fmt.Sprintf("%.0f MiB", float64(n)/(1<<20)) },
+		"flags": func(text string) template.HTML {
+			return template.HTML(flag.ReplaceAllString(template.HTMLEscapeString(text), "<code>$0</code>"))
+		},
+		"mib": func(n int64) string { return fmt.Sprintf("%.0f MiB", float64(n)/(1<<20)) },
 	}).ParseFS(assets, "assets/*.html")
 	return s, err
 }
+
+// flag is a command's, which must not be broken into lines.
+var flag = regexp.MustCompile(`--[a-z]+( inproc)?`)
 
 // keep keeps an asset under a path that changes with its content, and returns that.
 func (s *shop) keep(name, kind string) (string, error) {

@@ -44,7 +44,7 @@ func startState(ctx context.Context, program string, out io.Writer, log *slog.Lo
 		return nil, err
 	}
 	p.addr = run.addr
-	go p.keep(running, run)
+	go p.keep(running, ctx, run)
 	return p, nil
 }
 
@@ -54,13 +54,17 @@ func (p *stateProcess) stop() {
 	<-p.over
 }
 
-// keep waits for the end of run after run, until ctx is done.
-func (p *stateProcess) keep(ctx context.Context, run *stateRun) {
+// keep waits for the end of run after run, until ctx is done. When the demo is stopping,
+// none is started again.
+func (p *stateProcess) keep(ctx, stopping context.Context, run *stateRun) {
 	defer close(p.over)
 	for {
 		select {
 		case err := <-run.ended:
 			run.stdin.Close()
+			if stopping.Err() != nil { // Ctrl-C is for all processes of the terminal
+				return
+			}
 			p.log.Error("the state server has ended, and with it every session; starting it again", "pid", run.pid, "err", err)
 		case <-ctx.Done():
 			run.stop()
