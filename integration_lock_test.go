@@ -318,7 +318,7 @@ func TestVisitorWhoDisconnectsLeavesNoLock(t *testing.T) {
 // A lock whose grant is lost is given back: nobody waits for one that nobody has.
 func TestLostGrantIsGivenBack(t *testing.T) {
 	byEveryIdentity(t, func(t *testing.T, md mode) {
-		st := newShop(t, md, &holdfast.Options{LockWait: 50 * time.Millisecond, StoreTimeout: 50 * time.Millisecond})
+		st := newShop(t, md, &holdfast.Options{LockWait: 500 * time.Millisecond, StoreTimeout: 500 * time.Millisecond})
 		other := st.sibling(nil)
 		for _, sh := range []*shop{st, other} {
 			sh.Handle("/", application(sh.m))
@@ -347,7 +347,7 @@ func TestLostGrantIsGivenBack(t *testing.T) {
 // after LockWait.
 func TestStoreThatGoesDuringLockIsAnsweredSoon(t *testing.T) {
 	inEveryMode(t, func(t *testing.T, md mode) {
-		st := newShop(t, md, &holdfast.Options{StoreTimeout: 200 * time.Millisecond})
+		st := newShop(t, md, &holdfast.Options{StoreTimeout: time.Second})
 		st.Handle("/", application(st.m))
 		b := st.browser()
 		b.want("/Exclusive/hit", "1")
@@ -371,7 +371,7 @@ func TestStoreThatGoesDuringLockIsAnsweredSoon(t *testing.T) {
 // A panic, a Goexit and a failed save leave no lock either.
 func TestFailureLeavesNoLock(t *testing.T) {
 	byEveryIdentity(t, func(t *testing.T, md mode) {
-		st := newShop(t, md, &holdfast.Options{StoreTimeout: 100 * time.Millisecond})
+		st := newShop(t, md, &holdfast.Options{StoreTimeout: time.Second})
 		st.Handle("/", application(st.m))
 		st.do("/panic", holdfast.Exclusive, func(s *holdfast.Session) any { hits.Set(s, 99); panic("on purpose") })
 		st.page("/500", holdfast.Exclusive, func(w http.ResponseWriter, _ *http.Request, s *holdfast.Session) {

@@ -184,7 +184,7 @@ func TestAbandonGoesOnWithANewSession(t *testing.T) {
 // A sign-out that fails says so, and is not taken for one.
 func TestAbandonThatFailsIsAnError(t *testing.T) {
 	byEveryIdentity(t, func(t *testing.T, md mode) {
-		st := newShop(t, md, &holdfast.Options{StoreTimeout: 100 * time.Millisecond})
+		st := newShop(t, md, &holdfast.Options{StoreTimeout: time.Second})
 		st.signInPages(holdfast.Exclusive)
 		b := st.browser()
 		b.get("/in")
@@ -369,7 +369,7 @@ func TestRegenerateWhileRepliesAreLost(t *testing.T) {
 // says that nothing happened.
 func TestRegenerateThatFailsChangesNothing(t *testing.T) {
 	byEveryIdentity(t, func(t *testing.T, md mode) {
-		st := newShop(t, md, &holdfast.Options{StoreTimeout: 100 * time.Millisecond})
+		st := newShop(t, md, &holdfast.Options{StoreTimeout: time.Second})
 		st.do("/begin", holdfast.Exclusive, func(s *holdfast.Session) any { note.Set(s, "basket"); return nil })
 		st.moves("/in", holdfast.Exclusive, func(s *holdfast.Session) any {
 			s.RegenerateID()

@@ -261,7 +261,7 @@ func TestSaveKeepsTheLock(t *testing.T) {
 
 func TestSaveThatFailsIsAnError(t *testing.T) {
 	byEveryIdentity(t, func(t *testing.T, md mode) {
-		st := newShop(t, md, &holdfast.Options{StoreTimeout: 100 * time.Millisecond})
+		st := newShop(t, md, &holdfast.Options{StoreTimeout: time.Second})
 		st.Handle("/", application(st.m))
 		st.page("/save", holdfast.Exclusive, func(w http.ResponseWriter, r *http.Request, s *holdfast.Session) {
 			hits.Set(s, 99)
@@ -450,7 +450,7 @@ func TestSessionIDsAreNeverLogged(t *testing.T) {
 			byEveryIdentity(t, func(t *testing.T, md mode) {
 				var log lockedBuffer
 				st := newShop(t, md, &holdfast.Options{
-					PlainIDs: plain, LockTimeout: time.Second, LockWait: 50 * time.Millisecond, StoreTimeout: 50 * time.Millisecond,
+					PlainIDs: plain, LockTimeout: time.Second, LockWait: 200 * time.Millisecond, StoreTimeout: 300 * time.Millisecond,
 					Logger:  slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 					OnError: func(_ context.Context, err error) { fmt.Fprintf(&log, "%v %+v %#v\n", err, err, err) },
 				})

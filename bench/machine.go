@@ -6,6 +6,9 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"testing"
+
+	"github.com/holdfast-session/holdfast/internal/servers"
 )
 
 // A machine is where a run took place, without names: what a reader needs to judge
@@ -52,6 +55,15 @@ func thisMachine(s *suite) machine {
 	if v, ok := strings.CutPrefix(versionOf("memcached", "-V"), "memcached "); ok {
 		m.Versions["memcached"] = v
 	}
+	for name, programs := range map[string][]string{"PostgreSQL": {"postgres", "/usr/lib/postgresql/*/bin/postgres"}, "MariaDB": {"mariadbd", "/usr/sbin/mariadbd"}} {
+		path, err := standing(s, func(t testing.TB) string { return servers.Program(t, programs...) })
+		if err != nil {
+			continue // those who need it say so
+		}
+		if f := strings.Fields(versionOf(path, "--version")); len(f) > 2 {
+			m.Versions[name], _, _ = strings.Cut(f[2], "-")
+		}
+	}
 	if v := versionOf("cc", "--version"); v != "" {
 		f := strings.Fields(v)
 		m.Versions["C compiler"] = f[0] + " " + f[len(f)-1]
@@ -73,9 +85,11 @@ func thisMachine(s *suite) machine {
 
 // peerModules are the libraries that ours is compared with.
 var peerModules = []string{
-	"github.com/alexedwards/scs/v2", "github.com/fxamacker/cbor/v2", "github.com/gorilla/sessions",
-	"github.com/puzpuzpuz/xsync/v4", "github.com/redis/go-redis/v9", "github.com/tinylib/msgp",
-	"github.com/valkey-io/valkey-go", "github.com/vmihailenco/msgpack/v5",
+	"github.com/alexedwards/scs/goredisstore", "github.com/alexedwards/scs/mysqlstore", "github.com/alexedwards/scs/pgxstore",
+	"github.com/alexedwards/scs/sqlite3store", "github.com/alexedwards/scs/v2", "github.com/cockroachdb/pebble/v2",
+	"github.com/fxamacker/cbor/v2", "github.com/gin-contrib/sessions", "github.com/gofiber/fiber/v3", "github.com/gorilla/sessions",
+	"github.com/mattn/go-sqlite3", "github.com/puzpuzpuz/xsync/v4", "github.com/redis/go-redis/v9", "github.com/tinylib/msgp",
+	"github.com/valkey-io/valkey-go", "github.com/vmihailenco/msgpack/v5", "go.etcd.io/bbolt",
 }
 
 // procField returns a field of a file in /proc with lines of "name: value".

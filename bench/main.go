@@ -6,9 +6,9 @@
 //	go run . -full        every cell of the state server's row
 //	go run . -only server,client
 //
-// It starts the servers that it needs itself: Redis and memcached as they are
-// installed, a C echo server compiled with cc, and holdfast serve built from this
-// working copy. What is not installed is named in the results and left out.
+// It starts the servers that it needs itself: Redis, PostgreSQL, MariaDB and memcached
+// as they are installed, a C echo server compiled with cc, and holdfast serve built from
+// this working copy. What is not installed is named in the results and left out.
 //
 // Contenders take turns, round after round, so that what else happens on the machine
 // befalls all of them. Where a server is involved, it is compared by the processor
@@ -30,7 +30,11 @@ import (
 	"time"
 )
 
-var rows = []row{middlewareRow, inprocRow, memoryRow, itemsRow, serverRow, clientRow, contentionRow, handoverRow, manyRow, durableRow}
+var rows = []row{
+	middlewareRow, webRow, contentionRow, correctnessRow, handoverRow,
+	itemsRow, inprocRow, memoryRow, expiryRow, diskRow, reopenRow,
+	serverRow, clientRow, manyRow, durableRow,
+}
 
 func main() {
 	if role := os.Getenv(workerRole); role != "" {
@@ -57,8 +61,8 @@ func run(args []string, stdout, stderr io.Writer) error {
 	quick := f.Bool("quick", false, "two minutes: fewer cells, shorter rounds")
 	full := f.Bool("full", false, "every cell")
 	only := f.String("only", "", "the rows to measure, separated by commas: "+strings.Join(rowNames(), ", "))
-	rounds := f.Int("rounds", 0, "how many rounds (default 7, with -quick 5); from 20 on, small differences are told by a confidence interval")
-	out := f.String("out", "results", "the folder for LATEST.md and LATEST.json")
+	rounds := f.Int("rounds", 0, "how many rounds (default 5, with -quick 3); from 20 on, small differences are told by a confidence interval")
+	out := f.String("out", "results", "the folder for LATEST.md, LATEST.json and the charts")
 	dir := f.String("dir", "", "a folder on the disk that durable servers are to write to (default that of temporary files)")
 	if err := f.Parse(args); err != nil {
 		return err

@@ -38,7 +38,7 @@ func newResults(s *suite) *results {
 	return &results{Date: time.Now().UTC().Format(time.DateOnly), Kind: kind, Rounds: s.rounds, Machine: thisMachine(s)}
 }
 
-// write writes LATEST.md and LATEST.json.
+// write writes LATEST.md, LATEST.json and the charts.
 func (r *results) write(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -50,7 +50,10 @@ func (r *results) write(dir string) error {
 	if err := os.WriteFile(filepath.Join(dir, "LATEST.json"), append(b, '\n'), 0o644); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, "LATEST.md"), r.markdown(), 0o644)
+	if err := os.WriteFile(filepath.Join(dir, "LATEST.md"), r.markdown(), 0o644); err != nil {
+		return err
+	}
+	return r.writeCharts(dir)
 }
 
 // short says in a line how the targets stand.
@@ -119,7 +122,7 @@ func (r *results) markdown() []byte {
 }
 
 func (t *tableResult) markdown(b *bytes.Buffer) {
-	fmt.Fprintf(b, "\n## %s\n\n", t.Title)
+	fmt.Fprintf(b, "\n## %s\n\n![%[1]s](%s)\n\n", t.Title, t.chartFile())
 	if t.Note != "" {
 		fmt.Fprintf(b, "%s\n\n", t.Note)
 	}
@@ -142,7 +145,7 @@ func (t *tableResult) markdown(b *bytes.Buffer) {
 					fmt.Fprintf(b, "| ")
 					continue
 				}
-				fmt.Fprintf(b, "| %s ", number(f.Median))
+				fmt.Fprintf(b, "| %s ", m.text(f.Median))
 				if i == 0 {
 					fmt.Fprintf(b, "| %s–%s | %s ", number(f.Low), number(f.High), s.ratio())
 				}

@@ -13,6 +13,7 @@ var durableRow = row{
 	note: "Sessions of 500 bytes are saved over TCP. Written before the answer: an answer means that the session is on the disk (at ours --sync always, at Redis appendfsync always). " +
 		"Written behind: at most the last interval is lost in a power cut (--sync interval; appendfsync everysec), against servers that keep nothing.",
 	metrics: []metric{metricRate, metricP50, metricP99, metricCPU},
+	charted: []string{durableCell, behindCell},
 	cells:   durableCells,
 }
 
@@ -22,8 +23,7 @@ const (
 )
 
 func durableCells(s *suite) ([]cell, error) {
-	if fileSystem(s.dir) == "tmpfs" {
-		s.missing("durability: the temporary files are in memory; name a folder on a disk with -dir")
+	if !s.onDisk() {
 		return nil, nil
 	}
 	ok, err := s.serveHas("--data")
@@ -73,6 +73,15 @@ func durableCells(s *suite) ([]cell, error) {
 		cells = append(cells, one)
 	}
 	return cells, nil
+}
+
+// onDisk reports whether what is written gets onto a disk.
+func (s *suite) onDisk() bool {
+	if fileSystem(s.dir) == "tmpfs" {
+		s.missing("durability: the temporary files are in memory; name a folder on a disk with -dir")
+		return false
+	}
+	return true
 }
 
 // A contender is a way to start a server.

@@ -29,6 +29,7 @@ var handoverRow = row{
 	note: "Two processes take turns: from when one begins to save and give the session up, to when the other has it. " +
 		"Then requests of both queue, one after the other, behind somebody who has the session; \"out of order\" are those that were served after one that came later.",
 	metrics: []metric{metricP50, metricP99, metricWrong},
+	slow:    true,
 	cells:   handoverCells,
 }
 
@@ -86,12 +87,14 @@ var handoverID = store.ID{App: "/", Session: "handed-over"}
 
 // A worker is another process of this program that is told what to do, line by line.
 type worker struct {
-	in  io.Writer
-	out *bufio.Scanner
+	pid  int
+	in   io.Writer
+	out  *bufio.Scanner
+	kill func() error
 }
 
 // workerRole is the environment variable that makes this program a worker: where
-// the session is.
+// the session is, or which application it is to be.
 const workerRole = "HOLDFAST_BENCH_WORKER"
 
 func (s *suite) worker(where string) (*worker, error) {
@@ -109,7 +112,15 @@ func (s *suite) worker(where string) (*worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &worker{in, bufio.NewScanner(out)}, s.start(cmd)
+	if err := s.start(cmd); err != nil {
+		return nil, err
+	}
+	kill := func() error {
+		err := cmd.Process.Kill()
+		_ = cmd.Wait() // it says that it was killed
+		return err
+	}
+	return &worker{cmd.Process.Pid, in, bufio.NewScanner(out), kill}, nil
 }
 
 // say tells the worker to do something.
@@ -132,6 +143,12 @@ func (w *worker) hear() ([]string, error) {
 
 // work is what a worker does.
 func work(where string, in io.Reader, out io.Writer) error {
+	switch f := strings.Split(where, "\t"); {
+	case len(f) == 4 && f[0] == applicationRole:
+		return serveApplication(f[1], f[2], f[3] != "", in, out)
+	case len(f) == 2 && f[0] == reopenRole:
+		return serveFolder(f[1], in, out)
+	}
 	l, err := lockerAt(where)
 	if err != nil {
 		return err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"runtime"
 	"sync"
 	"time"
 
@@ -194,54 +193,4 @@ func (p *mapSessions) increment(n int) error {
 		s.mu.Unlock()
 	}
 	return nil
-}
-
-var memoryRow = row{
-	name:    "memory",
-	title:   "InProc: memory of a session",
-	note:    "Bytes of the heap for each session of five values, with its ID of 24 characters, and how long a collection of all of them takes.",
-	metrics: []metric{metricBytes, metricGC},
-	cells:   memoryCells,
-}
-
-func memoryCells(s *suite) ([]cell, error) {
-	return []cell{{fmt.Sprintf("%s sessions", number(float64(s.cold))), []side{
-		weighed("holdfast inproc", s.cold, func() (any, func(), error) {
-			p, err := oursInproc(s, s.cold)
-			if err != nil {
-				return nil, nil, err
-			}
-			p.ids = nil
-			return p, func() { p.store.Close() }, nil
-		}),
-		weighed("xsync, map[string]any and a mutex", s.cold, func() (any, func(), error) {
-			p := newMapSessions(s.cold)
-			return p, func() {}, nil
-		}),
-	}}}, nil
-}
-
-// weighed makes sessions and weighs them.
-func weighed(name string, count int, fill func() (any, func(), error)) side {
-	return side{name, func(context.Context, window) (figures, error) {
-		var before, after runtime.MemStats
-		runtime.GC()
-		runtime.GC()
-		runtime.ReadMemStats(&before)
-		kept, free, err := fill()
-		if err != nil {
-			return nil, err
-		}
-		defer free()
-		runtime.GC()
-		runtime.ReadMemStats(&after)
-		begin := time.Now()
-		runtime.GC()
-		took := time.Since(begin)
-		runtime.KeepAlive(kept)
-		return figures{
-			metricBytes.Name: float64(after.HeapAlloc-before.HeapAlloc) / float64(count),
-			metricGC.Name:    float64(took) / float64(time.Millisecond),
-		}, nil
-	}}
 }

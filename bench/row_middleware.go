@@ -61,42 +61,53 @@ func middlewareCells(s *suite) ([]cell, error) {
 	}
 	bare := handler(func(*http.Request, http.ResponseWriter) error { return nil })
 
-	// Filling a session, with five values or with the counter alone.
-	oursFill := func(five bool) http.Handler {
+	// Filling a session, with the counter alone, with five values, or with fifty.
+	const few, many = 5, 50
+	texts := func(n int) []string { return setNames[:max(0, n-few)] }
+	oursFill := func(n int) http.Handler {
 		return m.Handler(handler(func(r *http.Request, _ http.ResponseWriter) error {
 			v := holdfast.From(r)
 			keyHits.Set(v, 1)
-			if five {
+			if n >= few {
 				keyUser.Set(v, fiveValues.User)
 				keySince.Set(v, fiveValues.Since)
 				keyTotal.Set(v, fiveValues.Total)
 				keyAdmin.Set(v, fiveValues.Admin)
 			}
+			for _, name := range texts(n) {
+				oursTexts[name].Set(v, name)
+			}
 			return v.Err()
 		}))
 	}
-	scsFill := func(five bool) http.Handler {
+	scsFill := func(n int) http.Handler {
 		return manager.LoadAndSave(handler(func(r *http.Request, _ http.ResponseWriter) error {
 			manager.Put(r.Context(), "hits", 1)
-			if five {
+			if n >= few {
 				for k, v := range fiveValues.toMap() {
 					manager.Put(r.Context(), k, v)
 				}
 			}
+			for _, name := range texts(n) {
+				manager.Put(r.Context(), name, name)
+			}
 			return nil
 		}))
 	}
-	gorillaFill := func(five bool) http.Handler {
+	gorillaFill := func(n int) http.Handler {
 		return handler(func(r *http.Request, w http.ResponseWriter) error {
 			v, err := cookies.Get(r, "session")
 			if err != nil {
 				return err
 			}
 			v.Values["hits"] = 1
-			if five {
+			if n >= few {
 				for k, x := range fiveValues.toMap() {
 					v.Values[k] = x
 				}
+			}
+			for _, name := range texts(n) {
+				v.Values[name] = name
 			}
 			return v.Save(r, w)
 		})
@@ -148,25 +159,37 @@ func middlewareCells(s *suite) ([]cell, error) {
 		all  []visited
 	}{
 		{middlewareCount, []visited{
-			{"holdfast, InProc", oursFill(false), m.Handler(oursCount)},
-			{"holdfast, InProc, Merge", oursFill(false), m.With(holdfast.Merge).Handler(oursCount)},
+			{"holdfast, InProc", oursFill(1), m.Handler(oursCount)},
+			{"holdfast, InProc, Merge", oursFill(1), m.With(holdfast.Merge).Handler(oursCount)},
 			{"bare handler", nil, bare},
-			{"scs, memstore", scsFill(false), scsCount},
-			{"gorilla, CookieStore", gorillaFill(false), gorillaCount},
+			{"scs, memstore", scsFill(1), scsCount},
+			{"gorilla, CookieStore", gorillaFill(1), gorillaCount},
 		}},
 		{"one of five values incremented", []visited{
-			{"holdfast, InProc", oursFill(true), m.Handler(oursCount)},
-			{"holdfast, InProc, Merge", oursFill(true), m.With(holdfast.Merge).Handler(oursCount)},
+			{"holdfast, InProc", oursFill(few), m.Handler(oursCount)},
+			{"holdfast, InProc, Merge", oursFill(few), m.With(holdfast.Merge).Handler(oursCount)},
 			{"bare handler", nil, bare},
-			{"scs, memstore", scsFill(true), scsCount},
-			{"gorilla, CookieStore", gorillaFill(true), gorillaCount},
+			{"scs, memstore", scsFill(few), scsCount},
+			{"gorilla, CookieStore", gorillaFill(few), gorillaCount},
 		}},
 		{"one of five values read", []visited{
-			{"holdfast, InProc", oursFill(true), m.Handler(oursRead)},
-			{"holdfast, InProc, ReadOnly", oursFill(true), m.With(holdfast.ReadOnly).Handler(oursRead)},
+			{"holdfast, InProc", oursFill(few), m.Handler(oursRead)},
+			{"holdfast, InProc, ReadOnly", oursFill(few), m.With(holdfast.ReadOnly).Handler(oursRead)},
 			{"bare handler", nil, bare},
-			{"scs, memstore", scsFill(true), scsRead},
-			{"gorilla, CookieStore", gorillaFill(true), gorillaRead},
+			{"scs, memstore", scsFill(few), scsRead},
+			{"gorilla, CookieStore", gorillaFill(few), gorillaRead},
+		}},
+		{"one of fifty values incremented", []visited{
+			{"holdfast, InProc", oursFill(many), m.Handler(oursCount)},
+			{"holdfast, InProc, Merge", oursFill(many), m.With(holdfast.Merge).Handler(oursCount)},
+			{"bare handler", nil, bare},
+			{"scs, memstore", scsFill(many), scsCount},
+			{"gorilla, CookieStore", gorillaFill(many), gorillaCount},
+		}},
+		{"a visitor without a session, who gets none", []visited{
+			{"holdfast, InProc", nil, m.Handler(bare)},
+			{"bare handler", nil, bare},
+			{"scs, memstore", nil, manager.LoadAndSave(bare)},
 		}},
 	} {
 		one := cell{name: c.name}

@@ -1,11 +1,15 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
+	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -17,8 +21,9 @@ var serverRow = row{
 	title: "State server: processor time of the server per request",
 	note: "Acquire takes the lock and reads (at ours the holder renews it, at Redis the lock script does); store writes, at ours if the version is the one that " +
 		"was read. Acquire and store is both in turn, as a web request does. The C echo server answers the same number of bytes without looking at them: the limit. " +
-		"Redis GET and SET EX have no lock.",
-	metrics: []metric{metricCPU, metricP50, metricP99, metricRate},
+		"Redis GET and SET EX have no lock. Allocations are our server's, in whole ones per request.",
+	metrics: []metric{metricCPU, metricP50, metricP99, metricRate, metricAllocs},
+	charted: []string{acquire64, acquire16},
 	cells:   serverCells,
 }
 
@@ -127,10 +132,14 @@ type contenders struct {
 
 func (s *suite) contenders(network string) (*contenders, error) {
 	var c contenders
-	var err error
-	if c.ours, err = s.holdfast(network, "--memory"); err != nil {
+	admin, err := s.place("tcp")
+	if err != nil {
 		return nil, err
 	}
+	if c.ours, err = s.holdfast(network, "--memory", "--admin", admin.address); err != nil {
+		return nil, err
+	}
+	c.ours.admin = admin.address
 	for _, peer := range []struct {
 		to    **server
 		start func() (*server, error)
@@ -179,7 +188,7 @@ func (c *contenders) cell(h shape) (cell, error) {
 	if err != nil {
 		return cell{}, err
 	}
-	out := cell{name: h.String(), sides: []side{side1}}
+	out := cell{name: h.String(), sides: []side{c.ours.allocating(side1)}}
 	if c.echo != nil && h.work != workBoth {
 		echo, err := c.echoSide(h, ours)
 		if err != nil {
@@ -204,6 +213,48 @@ func oursSide(name string, s *load.Sessions, mix string) (side, error) {
 			return s.Run(ctx, m, load.Config{Warmup: w.warmup, Duration: w.measure})
 		})
 	}}, err
+}
+
+// allocating adds to the figures of our server's load what the server allocated for a
+// request.
+func (v *server) allocating(s side) side {
+	return side{s.name, func(ctx context.Context, w window) (figures, error) {
+		var seen [3]float64 // the first two show what it costs to ask
+		var f figures
+		for i := range seen {
+			var err error
+			if i == 2 {
+				if f, err = s.measure(ctx, w); err != nil {
+					return nil, err
+				}
+			}
+			if seen[i], err = v.mallocs(ctx); err != nil {
+				return nil, err
+			}
+		}
+		requests := f[metricRate.Name] * (w.warmup + w.measure).Seconds()
+		f[metricAllocs.Name] = max(0, math.Floor((seen[2]-seen[1]-(seen[1]-seen[0]))/requests))
+		return f, nil
+	}}
+}
+
+// mallocs returns how many objects our server has allocated so far.
+func (v *server) mallocs(ctx context.Context) (float64, error) {
+	r, err := http.NewRequestWithContext(ctx, "GET", "http://"+v.admin+"/metrics", nil)
+	if err != nil {
+		return 0, err
+	}
+	res, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return 0, err
+	}
+	defer res.Body.Close()
+	for lines := bufio.NewScanner(res.Body); lines.Scan(); {
+		if count, ok := strings.CutPrefix(lines.Text(), "go_memstats_mallocs_total "); ok {
+			return strconv.ParseFloat(count, 64)
+		}
+	}
+	return 0, errors.New("the server's metrics do not say how much it allocated")
 }
 
 // serverFigures are what a load has measured of its server. It is put on for longer

@@ -26,6 +26,7 @@ type server struct {
 	network, address string
 	pid              int
 	dir              string // where it keeps what it keeps
+	admin            string // where ours tells about itself, if it was told to
 }
 
 // addr is its address as stateserver.ParseAddr reads it.
@@ -81,7 +82,7 @@ func (s *suite) start(cmd *exec.Cmd) error {
 		cmd.Process.Signal(syscall.SIGTERM)
 		kill := time.AfterFunc(30*time.Second, func() { cmd.Process.Kill() })
 		defer kill.Stop()
-		if err := cmd.Wait(); err != nil && said.Len() > 0 {
+		if err := cmd.Wait(); err != nil && said.Len() > 0 && !strings.HasPrefix(cmd.ProcessState.String(), "signal: ") {
 			fmt.Fprintf(s.log, "%s: %v: %s\n", filepath.Base(cmd.Path), err, said.String())
 		}
 	})

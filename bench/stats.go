@@ -12,24 +12,50 @@ type metric struct {
 	Unit string `json:"unit"`
 	// More means that more of it is better.
 	More bool `json:"more_is_better,omitempty"`
+	// Words are what the values 0, 1 and so on mean, if they are no quantity.
+	Words []string `json:"words,omitempty"`
+}
+
+// text is a value as the tables have it.
+func (m metric) text(v float64) string {
+	if i := int(v); i < len(m.Words) {
+		return m.Words[i]
+	}
+	return number(v)
 }
 
 var (
-	metricCPU     = metric{Name: "server CPU", Unit: "µs/request"}
-	metricRate    = metric{Name: "rate", Unit: "1/s", More: true}
-	metricP50     = metric{Name: "p50", Unit: "µs"}
-	metricP99     = metric{Name: "p99", Unit: "µs"}
-	metricMax     = metric{Name: "longest", Unit: "µs"}
-	metricLeast   = metric{Name: "least served", Unit: "%", More: true}
-	metricOwnCPU  = metric{Name: "client CPU", Unit: "µs/call"}
-	metricTime    = metric{Name: "time", Unit: "ns"}
-	metricAllocs  = metric{Name: "allocations", Unit: ""}
-	metricHeap    = metric{Name: "allocated", Unit: "B"}
-	metricBytes   = metric{Name: "size", Unit: "B"}
-	metricGC      = metric{Name: "one collection", Unit: "ms"}
-	metricLost    = metric{Name: "updates lost", Unit: "%"}
-	metricPerByte = metric{Name: "memory per stored byte", Unit: "B"}
-	metricWrong   = metric{Name: "out of order", Unit: ""}
+	metricCPU      = metric{Name: "server CPU", Unit: "µs/request"}
+	metricRate     = metric{Name: "rate", Unit: "1/s", More: true}
+	metricP50      = metric{Name: "p50", Unit: "µs"}
+	metricP99      = metric{Name: "p99", Unit: "µs"}
+	metricMax      = metric{Name: "longest", Unit: "µs"}
+	metricLeast    = metric{Name: "least served", Unit: "%", More: true}
+	metricOwnCPU   = metric{Name: "client CPU", Unit: "µs/call"}
+	metricTime     = metric{Name: "time", Unit: "ns"}
+	metricAllocs   = metric{Name: "allocations", Unit: ""}
+	metricHeap     = metric{Name: "allocated", Unit: "B"}
+	metricBytes    = metric{Name: "size", Unit: "B"}
+	metricGC       = metric{Name: "one collection", Unit: "ms"}
+	metricLost     = metric{Name: "updates lost", Unit: "%"}
+	metricPerByte  = metric{Name: "memory per stored byte", Unit: "B"}
+	metricWrong    = metric{Name: "out of order", Unit: ""}
+	metricServed   = metric{Name: "served", Unit: "requests per CPU second", More: true}
+	metricAppCPU   = metric{Name: "application", Unit: "µs/request"}
+	metricStoreCPU = metric{Name: "store", Unit: "µs/request"}
+	metricAsked    = metric{Name: "commands or statements", Unit: "per request"}
+	metricLost50   = metric{Name: "updates lost", Unit: "of 50"}
+	metricUndone   = metric{Name: "sign-outs undone", Unit: "%"}
+	metricAdopted  = metric{Name: "chosen IDs adopted", Unit: "%"}
+	metricLate     = metric{Name: "late changes lost", Unit: "%"}
+	metricStrange  = metric{Name: "what cannot be stored is found", Words: []string{"when the program starts", "in the request: 500", "never: 200"}}
+	metricShare    = metric{Name: "share of the collector", Unit: "%"}
+	metricPause    = metric{Name: "longest pause", Unit: "µs"}
+	metricGone     = metric{Name: "all swept", Unit: "ms after the last expired"}
+	metricOpening  = metric{Name: "opening", Unit: "ms"}
+	metricClosing  = metric{Name: "closing", Unit: "ms"}
+	metricEach     = metric{Name: "memory then", Unit: "B/session"}
+	metricWire     = metric{Name: "bytes at the store", Unit: "per request"}
 )
 
 // figures are what one measurement gave, by the metric's name.
@@ -76,7 +102,7 @@ type verdict struct {
 // compare compares a peer with ours; the rounds of both were taken in turn.
 func compare(ours, peer summary) verdict {
 	if ours.Median == 0 {
-		return verdict{Clear: peer.Low > 0, Why: "the first is 0"}
+		return verdict{Clear: peer.Low > 0, Why: "–"}
 	}
 	v := verdict{Ratio: peer.Median / ours.Median}
 	if n := len(ours.Values); n >= manyRounds && n == len(peer.Values) {

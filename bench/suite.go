@@ -29,8 +29,8 @@ type suite struct {
 
 func newSuite(dir string, log io.Writer) *suite {
 	return &suite{
-		rounds:    7,
-		window:    window{200 * time.Millisecond, 700 * time.Millisecond},
+		rounds:    5,
+		window:    window{150 * time.Millisecond, 500 * time.Millisecond},
 		many:      1_000_000,
 		cold:      1 << 17,
 		handovers: 500,
@@ -44,8 +44,8 @@ func newSuite(dir string, log io.Writer) *suite {
 // hurry makes it a run of two minutes.
 func (s *suite) hurry() {
 	s.quick = true
-	s.rounds = 5
-	s.window = window{50 * time.Millisecond, 150 * time.Millisecond}
+	s.rounds = 3
+	s.window = window{30 * time.Millisecond, 100 * time.Millisecond}
 	s.many = 200_000
 	s.handovers = 100
 	s.arrivals = 20

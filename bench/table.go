@@ -13,6 +13,11 @@ type row struct {
 	note  string
 	// metrics are the columns; contenders are compared by the first.
 	metrics []metric
+	// slow is a row that a quick run measures once only.
+	slow bool
+	// charted are how the names of the cells begin that the chart shows; the first if
+	// there are none.
+	charted []string
 	// cells starts what the row needs, and says what is measured.
 	cells func(*suite) ([]cell, error)
 }
@@ -40,6 +45,7 @@ type tableResult struct {
 	Title   string       `json:"title"`
 	Note    string       `json:"note,omitempty"`
 	Metrics []metric     `json:"metrics"`
+	Charted []string     `json:"charted,omitempty"`
 	Cells   []cellResult `json:"cells"`
 }
 
@@ -58,7 +64,7 @@ type sideResult struct {
 // run measures a row: in each cell the sides by turns, round after round, so that
 // what else happens on the machine befalls all of them.
 func (s *suite) run(ctx context.Context, r row) (tableResult, error) {
-	t := tableResult{Name: r.name, Title: r.title, Note: r.note, Metrics: r.metrics}
+	t := tableResult{Name: r.name, Title: r.title, Note: r.note, Metrics: r.metrics, Charted: r.charted}
 	defer s.cleanUp()
 	cells, err := r.cells(s)
 	if err != nil {
@@ -80,9 +86,17 @@ func (s *suite) run(ctx context.Context, r row) (tableResult, error) {
 	return t, nil
 }
 
+// roundsOf is how often a row is measured.
+func (s *suite) roundsOf(r row) int {
+	if r.slow && s.quick {
+		return 1
+	}
+	return s.rounds
+}
+
 func (s *suite) runCell(ctx context.Context, r row, c cell) (cellResult, error) {
 	values := make([]map[string][]float64, len(c.sides))
-	for round := range s.rounds {
+	for round := range s.roundsOf(r) {
 		for i, side := range c.sides {
 			f, err := side.measure(ctx, s.window)
 			if err != nil {

@@ -34,6 +34,7 @@ const (
 
 const (
 	acquire64 = "acquire, 64 connections, 500 bytes, TCP"
+	store64   = "store, 64 connections, 500 bytes, TCP"
 	acquire16 = "acquire, 64 connections × 16 pipelined, 500 bytes, TCP"
 )
 
@@ -47,6 +48,9 @@ var targets = []target{
 	{what: "state server, CPU of an acquire pipelined 16 deep, by the C echo's", must: 2, aim: 1.5, value: ratio("server", acquire16, metricCPU, "holdfast", "C echo")},
 	{what: "Redis lock script's by the same", must: 5, aim: noBound, more: true, value: ratio("server", acquire16, metricCPU, "Redis lock", "holdfast")},
 	{what: "the same by Redis GET's", must: noBound, aim: 1 + noDifference, value: ratio("server", acquire16, metricCPU, "holdfast", "Redis GET")},
+	{what: "state server, allocations of an acquire", must: 0, aim: 0, value: figure("server", acquire64, metricAllocs, "holdfast")},
+	{what: "the same of a store", must: 0, aim: 0, value: figure("server", store64, metricAllocs, "holdfast")},
+	{what: "web requests per CPU second, through StateServer, by scs with Redis", must: 2, aim: 3, more: true, value: ratio("web", webServerCell, metricServed, "holdfast, StateServer", "scs, goredisstore")},
 	{what: "Go client, loads by 64 goroutines, by valkey-go's GET", must: 1.5, aim: 2, more: true, value: ratio("client", "load, 64 goroutines", metricRate, "holdfast", "valkey-go")},
 	{what: "Go client, loads by 1 goroutine, by go-redis' GET", must: 0.85, aim: 1, more: true, value: ratio("client", "load, 1 goroutine", metricRate, "holdfast", "go-redis")},
 	{what: "one session, 32 requests at once: updates lost", must: 0, aim: 0, unit: "%", value: figure("contention", "32 requests at once", metricLost, "holdfast")},
@@ -61,6 +65,7 @@ var targets = []target{
 	{what: "the same, allocations", must: 0, aim: 0, value: figure("inproc", "hot", metricAllocs, oursInprocName)},
 	{what: "the same cold: xsync's map by ours", must: 1, aim: 2.5, more: true, value: ratio("inproc", "cold", metricTime, "xsync", oursInprocName)},
 	{what: "InProc, touch of a cold session", must: noBound, aim: 80, unit: "ns", value: figure("inproc", "touch", metricTime, "holdfast")},
+	{what: "InProc, the longest read while very many sessions expire", must: 500, aim: noBound, unit: "µs", value: figure("expiry", "", metricMax, "holdfast inproc")},
 	{what: "InProc, memory of a session of five values", must: 360, aim: 300, unit: "B", value: figure("memory", "", metricBytes, "holdfast")},
 	{what: "middleware over the bare handler, InProc, a counter", must: 2000, aim: 1000, unit: "ns", value: excess("middleware", middlewareCount, metricTime, "holdfast, InProc", "bare")},
 	{what: "the same, allocations", must: 6, aim: 3, value: excess("middleware", middlewareCount, metricAllocs, "holdfast, InProc", "bare")},

@@ -1,6 +1,7 @@
 package migrate_test
 
 import (
+	"sync"
 	"testing"
 
 	"github.com/holdfast-session/holdfast/inproc"
@@ -40,4 +41,25 @@ func TestContract(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestContractToRedis runs the suite while sessions move from a folder to Redis. It really
+// waits, so it is of the long run; TestPairs has these two in every run.
+func TestContractToRedis(t *testing.T) {
+	if !long() {
+		return
+	}
+	pairs := new(sync.Map)
+	storetest.Run(t, storetest.Harness{
+		Open: func(t testing.TB) store.Store {
+			from, to := openLogstore(t), openRedis(t)
+			s := migrate.New(from, to, &migrate.Options{Phase: migrate.Move})
+			pairs.Store(s, [2]place{from, to})
+			return s
+		},
+		Second: func(t testing.TB, s store.Store) store.Store {
+			p, _ := pairs.Load(s)
+			return migrate.New(p.([2]place)[0], p.([2]place)[1], &migrate.Options{Phase: migrate.Prepare})
+		},
+	})
 }

@@ -3,6 +3,7 @@ package migrate_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -16,32 +17,74 @@ import (
 	"time"
 
 	"github.com/holdfast-session/holdfast/inproc"
+	"github.com/holdfast-session/holdfast/internal/servers"
 	"github.com/holdfast-session/holdfast/logstore"
 	"github.com/holdfast-session/holdfast/migrate"
+	"github.com/holdfast-session/holdfast/mode"
 	"github.com/holdfast-session/holdfast/stateserver"
 	"github.com/holdfast-session/holdfast/store"
 	"github.com/holdfast-session/holdfast/storetest"
 )
 
+// redis and postgres are the servers of all tests; each store has a prefix, or a table, of
+// its own there.
+var (
+	redis    = servers.Shared(func(t testing.TB) *servers.Redis { return servers.StartRedis(t, nil) })
+	postgres = servers.Shared(func(t testing.TB) string { return servers.StartPostgres(t, nil).Database(t) })
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	// Tests mostly wait, for servers and for time to pass.
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
+	servers.Main(m)
+}
+
 // places are the stores between which sessions move, in every pair. A mode that is to be
 // among them is a line here, and a function that opens a store of it.
 var places = []struct {
 	name string
-	open func(t *testing.T) place
+	open func(t testing.TB) place
 }{
 	{"inproc", openInproc},
 	{"logstore", openLogstore},
+	{"redis", openRedis},
+	{"postgres", func(t testing.TB) place { return openMode(t, postgres(t)+"&install=1&conns=4&table="+anyName()) }},
+	{"sqlite", func(t testing.TB) place {
+		return openMode(t, "sqlite:"+filepath.Join(t.TempDir(), "sessions.db")+"?install=1&sync=normal")
+	}},
 	{"stateserver", openStateServer},
 }
 
-func openInproc(t *testing.T) place {
+func anyName() string { return fmt.Sprintf("pairs_%x", rand.Uint64()) }
+
+// openMode opens a store that remembers the ends of all sessions.
+func openMode(t testing.TB, spec string) place {
+	t.Helper()
+	s, err := mode.Open(spec + "&ends=100000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s.(place)
+}
+
+func openRedis(t testing.TB) place { return openMode(t, redis(t).URL()+"?prefix="+anyName()) }
+
+func openInproc(t testing.TB) place {
 	s := inproc.New(&inproc.Options{Ends: 100_000})
 	t.Cleanup(func() { s.Close() })
 	return s
 }
 
-func openLogstore(t *testing.T) place {
-	s, err := logstore.Open(t.TempDir(), nil)
+func openLogstore(t testing.TB) place {
+	s, err := logstore.Open(t.TempDir(), &logstore.Options{Ends: 100_000})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +96,7 @@ func openLogstore(t *testing.T) place {
 	return s
 }
 
-func openStateServer(t *testing.T) place {
+func openStateServer(t testing.TB) place {
 	// A socket's path is short, and that of a test's folder need not be.
 	dir, err := os.MkdirTemp("", "migrate")
 	if err != nil {
@@ -81,15 +124,35 @@ func openStateServer(t *testing.T) place {
 
 // eachPair runs f for every pair of places, side by side.
 func eachPair(t *testing.T, f func(t *testing.T, from, to place)) {
-	for _, from := range places {
-		for _, to := range places {
-			t.Run(from.name+" to "+to.name, func(t *testing.T) {
-				t.Parallel()
-				f(t, from.open(t), to.open(t))
-			})
+	for i := range places {
+		for j := range places {
+			onPair(t, i, j, f)
 		}
 	}
 }
+
+// somePairs runs f for pairs in which every place is once the old and once the new one,
+// or in the long run for all of them.
+func somePairs(t *testing.T, f func(t *testing.T, from, to place)) {
+	if long() {
+		eachPair(t, f)
+		return
+	}
+	for i := range places {
+		onPair(t, i, (i+1)%len(places), f)
+	}
+}
+
+func onPair(t *testing.T, i, j int, f func(t *testing.T, from, to place)) {
+	from, to := places[i], places[j]
+	t.Run(from.name+" to "+to.name, func(t *testing.T) {
+		t.Parallel()
+		f(t, from.open(t), to.open(t))
+	})
+}
+
+// long reports whether the tests run that take minutes.
+func long() bool { return os.Getenv("HOLDFAST_LONG") != "" }
 
 // worldOf has a session of its own in stores that others use as well.
 func worldOf(t *testing.T, from, to place, saves int) *world {
@@ -105,14 +168,14 @@ func worldOf(t *testing.T, from, to place, saves int) *world {
 // TestMoverDies already, in a bubble.
 func TestMoveCrashPoints(t *testing.T) {
 	names := []string{"nothing", "Update", "Remove"}
-	if os.Getenv("HOLDFAST_LONG") != "" {
+	if long() {
 		names = names[:0]
 		for name := range deeds {
 			names = append(names, name)
 		}
 		slices.Sort(names)
 	}
-	eachPair(t, func(t *testing.T, from, to place) {
+	somePairs(t, func(t *testing.T, from, to place) {
 		for _, name := range names {
 			for _, last := range []storetest.Fault{storetest.Refuse, storetest.LoseReply} {
 				for n, phase := 1, migrate.Move; ; n, phase = n+1, migrate.Move-phase {
@@ -148,9 +211,11 @@ func TestPairs(t *testing.T) {
 	eachPair(t, func(t *testing.T, from, to place) {
 		t.Run("Contract", func(t *testing.T) { worldOf(t, from, to, 2).contract() })
 		t.Run("Crowd", func(t *testing.T) { worldOf(t, from, to, 1).crowd() })
-		t.Run("ThereAndBack", func(t *testing.T) { thereAndBack(t, from, to) })
 	})
 }
+
+// TestThereAndBack moves whole applications, and brings them back.
+func TestThereAndBack(t *testing.T) { somePairs(t, thereAndBack) }
 
 // contract goes through the calls of a session's life in both phases.
 func (w *world) contract() {
@@ -199,6 +264,7 @@ func (w *world) contract() {
 // the stores.
 func (w *world) crowd() {
 	const visitors = 12
+	w.stale = 2 * time.Second // nobody dies
 	var wg sync.WaitGroup
 	for i := range visitors {
 		phase := migrate.Prepare

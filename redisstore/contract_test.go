@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/holdfast-session/holdfast/internal/servers"
 	"github.com/holdfast-session/holdfast/redisstore"
+	"github.com/holdfast-session/holdfast/stateserver"
 	"github.com/holdfast-session/holdfast/store"
 	"github.com/holdfast-session/holdfast/storetest"
 )
@@ -25,7 +28,7 @@ var ctx = context.Background()
 func TestMain(m *testing.M) {
 	flag.Parse()
 	// Tests mostly wait, for servers and for time to pass.
-	if err := flag.Set("test.parallel", "8"); err != nil {
+	if err := flag.Set("test.parallel", "16"); err != nil {
 		panic(err)
 	}
 	servers.Main(m)
@@ -106,11 +109,14 @@ func connect(t testing.TB, url string, o *redisstore.Options) valkey.Client {
 	return client
 }
 
-// TestContract runs the whole suite on one server that syncs each change, and is stopped
-// and killed.
+// written has a server write each change to its file before it replies, so that nothing
+// is lost when the process is killed. It does not wait for the disk.
+var written = &servers.RedisOptions{Settings: []string{"appendonly yes", "appendfsync no"}}
+
+// TestContract runs the whole suite on one server that is stopped and killed.
 func TestContract(t *testing.T) {
 	t.Parallel() // with those on other servers: they mostly wait
-	server := servers.StartRedis(t, &servers.RedisOptions{Durable: true})
+	server := servers.StartRedis(t, written)
 	f := newFarm(server.URL())
 	h := f.harness(redisstore.Options{Ends: 1 << 20})
 	h.Restart = func(t testing.TB, s store.Store, crash bool) store.Store {
@@ -145,16 +151,62 @@ func usedMemory(t testing.TB, server *servers.Redis) (n int) {
 }
 
 // TestContractSentinel runs it on a master that Sentinels watch, whose changes a replica
-// has before they are acknowledged.
+// has before they are acknowledged; in the long run, since TestSentinel is in every one.
 func TestContractSentinel(t *testing.T) {
+	if !long() {
+		return
+	}
 	t.Parallel()
 	f := newFarm(servers.StartSentinel(t, 1, 30*time.Second, nil).URL())
 	storetest.Run(t, f.harness(redisstore.Options{Ends: 1 << 20, WaitReplicas: 1}))
 }
 
-// TestContractCluster runs it on a cluster of three masters and three replicas.
+// TestContractCluster runs it on a cluster of three masters and three replicas; in the
+// long run, since TestSlotsMove and TestFailover are in every one.
 func TestContractCluster(t *testing.T) {
+	if !long() {
+		return
+	}
 	t.Parallel()
 	f := newFarm(servers.StartRedisCluster(t, 30*time.Second, nil).URL())
 	storetest.Run(t, f.harness(redisstore.Options{Ends: 1 << 20}))
+}
+
+// TestContractServed runs it on clients of state servers that keep nothing themselves; in
+// the long run.
+func TestContractServed(t *testing.T) {
+	if !long() {
+		return
+	}
+	t.Parallel()
+	f := newFarm(servers.StartRedis(t, nil).URL())
+	h := f.harness(redisstore.Options{Ends: 1 << 20})
+	var over sync.Map // what the server of each client is over
+	open, second := h.Open, h.Second
+	serve := func(t testing.TB, s store.Store) store.Store {
+		l, err := net.Listen("unix", filepath.Join(servers.Folder(t), "s"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := &stateserver.Server{Store: s, Logger: slog.New(slog.DiscardHandler)}
+		served := make(chan error, 1)
+		go func() { served <- server.Serve(l) }()
+		c, err := stateserver.Dial("unix:"+l.Addr().String(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			c.Close()
+			server.Close()
+			<-served
+		})
+		over.Store(c, s)
+		return c
+	}
+	h.Open = func(t testing.TB) store.Store { return serve(t, open(t)) }
+	h.Second = func(t testing.TB, c store.Store) store.Store {
+		s, _ := over.Load(c)
+		return serve(t, second(t, s.(store.Store)))
+	}
+	storetest.Run(t, h)
 }

@@ -105,6 +105,20 @@ func TestSlotsMove(t *testing.T) {
 	}).all(t)
 }
 
+// TestSentinel has the work done under Sentinels, with every change on a replica before it
+// is acknowledged, while connections are cut and scripts forgotten.
+func TestSentinel(t *testing.T) {
+	t.Parallel()
+	sentinel := servers.StartSentinel(t, 1, downAfter, nil)
+	newFarm(sentinel.URL()).under(t, redisstore.Options{Ends: 1 << 20, WaitReplicas: 1}, func(l *ledger) {
+		for range 6 {
+			l.passes(t, 200)
+			sentinel.Servers[0].Do(t, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+			sentinel.Servers[0].Do(t, "SCRIPT", "FLUSH")
+		}
+	}).all(t)
+}
+
 // slotOf returns a slot in which an application has a session.
 func slotOf(t *testing.T, cluster *servers.RedisCluster, app string) string {
 	t.Helper()
@@ -123,6 +137,7 @@ func slotOf(t *testing.T, cluster *servers.RedisCluster, app string) string {
 // have taken over. Whatever a failover loses, no two saves of one version survive. With a
 // replica that is waited for, nothing that was acknowledged is lost.
 func TestFailover(t *testing.T) {
+	t.Parallel()
 	for _, waited := range []int{0, 1} {
 		for _, fault := range []string{"killed", "paused"} {
 			for _, kind := range []string{"cluster", "sentinel"} {

@@ -17,12 +17,12 @@ import (
 
 // TestLinearizable cuts the connections of visitors who share a few sessions, has the
 // server forget its scripts, and kills it. What they were told must be explained by
-// their calls having happened one after the other. The server syncs each change, so a
-// crash changes nothing.
+// their calls having happened one after the other. The server writes each change before
+// it replies, so that being killed changes nothing.
 func TestLinearizable(t *testing.T) {
 	t.Parallel()
 	const visitors, visits = 4, 40
-	server := servers.StartRedis(t, &servers.RedisOptions{Durable: true})
+	server := servers.StartRedis(t, written)
 	rounds := 6
 	if long() {
 		rounds = 60

@@ -4,21 +4,29 @@ import (
 	"database/sql"
 	"testing"
 
+	"github.com/holdfast-session/holdfast/internal/servers"
 	"github.com/holdfast-session/holdfast/sqlstore/pgnotify"
 	"github.com/holdfast-session/holdfast/store"
 	"github.com/holdfast-session/holdfast/storetest"
 )
 
-// TestContract runs the suite. A crash is that of the server.
+// TestContract runs the suite, in servers of its own, for a crash is that of the server.
 func TestContract(t *testing.T) {
-	everyDatabase(t, func(t *testing.T, d *database) { contract(t, d, Options{}) })
-}
-
-func TestContractNotified(t *testing.T) {
 	t.Parallel()
-	s := sharedNotified(t)
-	d := openDatabase(t, PostgreSQL, "pgx", s.Database(t), s.Process)
-	contract(t, d, Options{Notifier: pgnotify.New(d.db), Compress: true, Keys: [][]byte{make([]byte, 32)}})
+	for name, run := range map[string]func(t *testing.T){
+		"PostgreSQL": func(t *testing.T) { contract(t, inPostgres(t, servers.StartPostgres(t, nil)), Options{}) },
+		"MariaDB":    func(t *testing.T) { contract(t, inMariaDB(t, servers.StartMariaDB(t, nil)), Options{}) },
+		"SQLite":     func(t *testing.T) { contract(t, databases[2].make(t), Options{}) },
+		"PostgreSQLNotified": func(t *testing.T) {
+			d := inPostgres(t, servers.StartPostgres(t, nil))
+			contract(t, d, Options{Notifier: pgnotify.New(d.db), Compress: true, Keys: [][]byte{aesKey(1)}})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			run(t)
+		})
+	}
 }
 
 // An opened store is one with what it was opened with.

@@ -30,6 +30,7 @@ func TestStatementsPerOperation(t *testing.T) {
 			want["MariaDB"][name] = price
 		}
 	}
+	t.Parallel()
 	for _, each := range databases {
 		t.Run(each.name, func(t *testing.T) {
 			t.Parallel()

@@ -37,7 +37,6 @@ func TestMain(m *testing.M) {
 // The servers that the tests share. Those that kill one start their own.
 var (
 	sharedPostgres = servers.Shared(func(t testing.TB) *servers.Postgres { return servers.StartPostgres(t, nil) })
-	sharedNotified = servers.Shared(func(t testing.TB) *servers.Postgres { return servers.StartPostgres(t, nil) })
 	sharedMariaDB  = servers.Shared(func(t testing.TB) *servers.MariaDB { return servers.StartMariaDB(t, nil) })
 )
 
@@ -56,25 +55,30 @@ var databases = []struct {
 	name string
 	make func(t testing.TB) *database
 }{
-	{"PostgreSQL", func(t testing.TB) *database {
-		s := sharedPostgres(t)
-		return openDatabase(t, PostgreSQL, "pgx", s.Database(t), s.Process)
-	}},
-	{"MariaDB", func(t testing.TB) *database {
-		s := sharedMariaDB(t)
-		return openDatabase(t, MySQL, "mysql", s.Database(t), s.Process)
-	}},
+	{"PostgreSQL", func(t testing.TB) *database { return inPostgres(t, sharedPostgres(t)) }},
+	{"MariaDB", func(t testing.TB) *database { return inMariaDB(t, sharedMariaDB(t)) }},
 	{"SQLite", func(t testing.TB) *database {
 		return openDatabase(t, SQLite, "sqlite", sqliteDSN(filepath.Join(t.TempDir(), "test.db")), nil)
 	}},
 }
 
-func sqliteDSN(file string) string {
-	return "file:" + file + "?_pragma=journal_mode(wal)&_pragma=busy_timeout(1000)&_pragma=synchronous(normal)"
+func inPostgres(t testing.TB, s *servers.Postgres) *database {
+	t.Helper()
+	return openDatabase(t, PostgreSQL, "pgx", s.Database(t), s.Process)
 }
 
-// everyDatabase runs a test on each of them.
+func inMariaDB(t testing.TB, s *servers.MariaDB) *database {
+	t.Helper()
+	return openDatabase(t, MySQL, "mysql", s.Database(t), s.Process)
+}
+
+func sqliteDSN(file string) string {
+	return "file:" + file + "?_pragma=journal_mode(wal)&_pragma=busy_timeout(1000)&_pragma=synchronous(off)"
+}
+
+// everyDatabase runs a test on each of them, beside others.
 func everyDatabase(t *testing.T, test func(t *testing.T, d *database)) {
+	t.Parallel()
 	for _, each := range databases {
 		t.Run(each.name, func(t *testing.T) {
 			t.Parallel()

@@ -17,19 +17,18 @@ import (
 
 // TestOutages has servers of its own, set as in production, fail while they are busy.
 func TestOutages(t *testing.T) {
+	t.Parallel()
 	test := func(t *testing.T, d *database) {
 		t.Run("Killed", func(t *testing.T) { killed(t, d) })
 		t.Run("Paused", func(t *testing.T) { paused(t, d) })
 	}
 	t.Run("PostgreSQL", func(t *testing.T) {
 		t.Parallel()
-		s := servers.StartPostgres(t, &servers.PostgresOptions{Durable: true})
-		test(t, openDatabase(t, PostgreSQL, "pgx", s.Database(t), s.Process))
+		test(t, inPostgres(t, servers.StartPostgres(t, &servers.PostgresOptions{Durable: true})))
 	})
 	t.Run("MariaDB", func(t *testing.T) {
 		t.Parallel()
-		s := servers.StartMariaDB(t, &servers.MariaDBOptions{Durable: true})
-		test(t, openDatabase(t, MySQL, "mysql", s.Database(t), s.Process))
+		test(t, inMariaDB(t, servers.StartMariaDB(t, &servers.MariaDBOptions{Durable: true})))
 	})
 }
 

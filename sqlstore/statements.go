@@ -182,6 +182,7 @@ type statements struct {
 	tooMany, forgetEnds *statement
 
 	turn, turnOver                       *statement // at sweeping, for one process of all
+	due                                  *statement // whether a session is
 	expireFirst, delayFirst, forgetFirst *statement
 
 	list, listSubject *statement
@@ -270,6 +271,7 @@ func newStatements(d dialect, n names) *statements {
 
 		turn:        c(d.update(inMeta, "value = "+inNow+" + :lease", "kind = "+fmt.Sprint(metaSweep)+" AND meta_id = 0 AND value <= "+inNow, "")),
 		turnOver:    c(d.update(inMeta, "value = "+inNow+" + :lease", "kind = "+fmt.Sprint(metaSweep)+" AND meta_id = 0", "")),
+		due:         c(d.first("1", "", "due", inTable, isDue, "due")),
 		expireFirst: c(d.updateFirst(batch, inTable, expired, isDue, "due", isExpired, "")),
 		delayFirst:  c(d.updateFirst(batch, inTable, "due = expires", isDue, "due", "state = 0 AND expires > "+inNow, "")),
 		forgetFirst: c(d.deleteFirst(batch, inTable, "state = 1 AND due <= "+inNow, "due")),

@@ -144,7 +144,11 @@ func (s *Store) Lock(ctx context.Context, id store.ID, o store.LockOptions, rec 
 // tryLock implements locker.
 func (s *Store) tryLock(ctx context.Context, k key, o store.LockOptions, told bool, rec *store.Record) (taken store.Lock, err error) {
 	taken = store.Lock{Cookie: newCookie(), Owner: o.Owner}
-	a := &args{pID: k[:], pOwner: int64(o.Owner), pCookie: int64(taken.Cookie), pStale: o.Stale.Microseconds()}
+	stale := o.Stale.Microseconds()
+	if o.Stale%time.Microsecond > 0 {
+		stale++ // 0 would be never
+	}
+	a := &args{pID: k[:], pOwner: int64(o.Owner), pCookie: int64(taken.Cookie), pStale: stale}
 	for {
 		r, err := s.acquire(ctx, k, a, rec)
 		switch {

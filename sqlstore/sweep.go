@@ -64,7 +64,7 @@ func (s *Store) sweep(ctx context.Context) (done Swept, err error) {
 			break
 		}
 	}
-	for {
+	for idle := 0; idle < idleRounds; {
 		// Of the rows that are due first, those that have expired end, and the others
 		// are due later. Together that is all of them.
 		ended, err := s.paced(ctx, s.st.expireFirst)
@@ -76,11 +76,30 @@ func (s *Store) sweep(ctx context.Context) (done Swept, err error) {
 		if err != nil {
 			return done, err
 		}
-		if ended+delayed < sweepBatch {
-			return done, s.trimEnds(ctx)
+		if ended+delayed >= sweepBatch {
+			idle = 0
+			continue
+		}
+		// Perhaps another sweep has just done these, and there are more.
+		due, err := collect(ctx, s, s.st.due, new(args), false, func(rows *sql.Rows) (due int64, err error) {
+			return due, rows.Scan(&due)
+		})
+		if err != nil {
+			return done, err
+		}
+		if len(due) == 0 {
+			break
+		}
+		idle++
+		if err := sleep(ctx, jitter(lastPause)); err != nil {
+			return done, err
 		}
 	}
+	return done, s.trimEnds(ctx)
 }
+
+// idleRounds is how often a sweep comes back to rows that others hold.
+const idleRounds = 5
 
 // sweepShare is the part of its time that a sweep works; for the rest requests have the
 // database for themselves.

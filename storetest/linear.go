@@ -69,6 +69,7 @@ type history struct {
 	terms
 	seed uint64
 	ids  []store.ID
+	pass func(d time.Duration) // lets time pass, where terms.stale is set
 	now  atomic.Int64
 
 	mu  sync.Mutex
@@ -90,7 +91,7 @@ func (c *trial) linear(terms terms) {
 	m := model{reasons: !c.lacks(Tombstones), forgets: c.forgets()}
 	for round := range rounds {
 		terms.wait = time.Second
-		h := &history{terms: terms, seed: rand.Uint64()}
+		h := &history{terms: terms, seed: rand.Uint64(), pass: c.advance}
 		for i := range linearSessions {
 			h.ids = append(h.ids, c.id(fmt.Sprint("s", round, ".", i)))
 		}
@@ -148,7 +149,7 @@ func (k *client) run(ctx context.Context) {
 		}
 		k.last = q
 		if k.h.stale > 0 {
-			time.Sleep(rand.N(k.h.stale / 2))
+			k.h.pass(rand.N(k.h.stale / 2))
 		}
 	}
 }

@@ -221,20 +221,22 @@ func (l *lineage) check(t *testing.T, c *stateserver.Client) {
 			t.Errorf("%s has the content of one version and the number of another", id.Session)
 		}
 	}
-	acked := 0
+	acked, lost := 0, 0
 	for name, s := range l.saves {
-		if s.acked {
-			acked++
+		if !s.acked {
+			continue
 		}
-		if s.acked && !there[name] {
+		acked++
+		if !there[name] {
+			lost++
 			t.Errorf("the save %s was acknowledged, and is lost", name)
 		}
 	}
 	for _, failure := range l.failures {
 		t.Error(failure)
 	}
-	t.Logf("%d calls of clients, %d saves acknowledged, none of them lost; %d failed, of which %d are unsure; the longest call took %v",
-		l.calls.Load(), acked, len(l.failures), l.unsure.Load(), time.Duration(l.longest.Load()).Round(time.Millisecond))
+	t.Logf("%d calls of clients: %d failed, of which %d are unsure; %d saves acknowledged, %d of them lost; the longest call took %v",
+		l.calls.Load(), len(l.failures), l.unsure.Load(), acked, lost, time.Duration(l.longest.Load()).Round(time.Millisecond))
 	if acked < 100 {
 		t.Error("too little was done for this to say anything")
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,6 +22,8 @@ import (
 // sqlFlags are those of all `holdfast sql` commands.
 type sqlFlags struct {
 	store    string
+	table    string
+	schema   string
 	aspState bool
 	timeout  time.Duration
 	yes      bool
@@ -42,11 +45,13 @@ before: an application should have no right to make tables. The database is name
   sqlite:/var/lib/app/sessions.db
   oracle://user:password@host:1521/service
 
-with table=name and schema=name where the tables are to have other names. Tables that
+with --table and --schema, or &table= and &schema=, for other names. Tables that
 are not Holdfast's are never touched. Give the user of this command the right to make
 tables; applications need SELECT, INSERT, UPDATE and DELETE on them.`,
 	}
 	cmd.PersistentFlags().StringVar(&f.store, "store", "", "the `database`, as above (default $"+mode.StoreVar+")")
+	cmd.PersistentFlags().StringVar(&f.table, "table", "", "the `name` of the table (default holdfast_sessions)")
+	cmd.PersistentFlags().StringVar(&f.schema, "schema", "", "the `schema` of the table (default where the connection is)")
 	cmd.PersistentFlags().BoolVar(&f.aspState, "aspstate", false, "the tables and procedures of ASP.NET (ASPState), in SQL Server")
 	cmd.PersistentFlags().DurationVar(&f.timeout, "timeout", 0, "how long it may take (default no limit)")
 	cmd.AddCommand(f.installCommand(), f.exportCommand(), f.statusCommand(), f.sweepCommand(), f.removeCommand())
@@ -71,6 +76,7 @@ func (f *sqlFlags) with(cmd *cobra.Command, do func(ctx context.Context, d *mode
 		return errors.New("--aspstate is for sqlserver:// only: ASP.NET has such tables nowhere else")
 	}
 	d.ASPState = d.ASPState || f.aspState
+	d.Options.Table, d.Options.Schema = cmp.Or(f.table, d.Options.Table), cmp.Or(f.schema, d.Options.Schema)
 	ctx := cmd.Context()
 	if f.timeout > 0 {
 		var cancel context.CancelFunc
@@ -136,7 +142,7 @@ and run. No database is asked: with --dialect none has to be named.`,
 			all := []sqlstore.Dialect{sqlstore.PostgreSQL, sqlstore.MySQL, sqlstore.SQLite, sqlstore.SQLServer, sqlstore.Oracle}
 			for _, d := range all {
 				if strings.EqualFold(dialect, string(d)) {
-					o.Dialect = d
+					o.Dialect, o.Table, o.Schema = d, f.table, f.schema
 					return export(cmd.OutOrStdout(), &o)
 				}
 			}
@@ -145,8 +151,6 @@ and run. No database is asked: with --dialect none has to be named.`,
 	}
 	fs := cmd.Flags()
 	fs.StringVar(&dialect, "dialect", "", "the SQL of the statements, if no database is named: postgresql, mysql, sqlite, sqlserver or oracle")
-	fs.StringVar(&o.Table, "table", "", "the `name` of the table, with --dialect (default holdfast_sessions)")
-	fs.StringVar(&o.Schema, "schema", "", "the `schema` of the table, with --dialect")
 	fs.StringVar(&o.ItemsType, "items-type", "", "the SQL `type` of the column with the content, with --dialect")
 	return cmd
 }

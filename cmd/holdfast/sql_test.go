@@ -79,7 +79,7 @@ func TestSQL(t *testing.T) {
 			wants(t, sqlSays(t, 1, "remove", "--store", spec), "3 sessions in them are removed. Go on?")
 			wants(t, sqlSays(t, 0, "remove", "--yes", "--store", spec), "the tables are removed")
 			wants(t, sqlSays(t, 0, "remove", "--store", spec), "there are no tables")
-			wants(t, sqlSays(t, 0, "status", "--store", other), "schema version")
+			wants(t, sqlSays(t, 0, "status", "--store", spec, "--table", "my sessions"), "schema version")
 		})
 	}
 }

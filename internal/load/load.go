@@ -52,6 +52,9 @@ type Config struct {
 	Duration time.Duration
 	// PID is the server's process, 0 if it is not known.
 	PID int
+	// ServerCPU returns the processor time that the server has taken so far, where that
+	// is not the time of PID alone.
+	ServerCPU func() (time.Duration, error)
 	// Every is how often Progress is called while requests are counted.
 	Every    time.Duration
 	Progress func(Result)
@@ -258,7 +261,10 @@ func (r *runner) run(ctx context.Context) (Result, error) {
 }
 
 func (r *runner) cpu() (time.Duration, error) {
-	if r.PID == 0 {
+	switch {
+	case r.ServerCPU != nil:
+		return r.ServerCPU()
+	case r.PID == 0:
 		return 0, nil
 	}
 	return CPUTime(r.PID)

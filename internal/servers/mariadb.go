@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"testing"
 
@@ -38,13 +39,13 @@ func StartMariaDB(t testing.TB, o *MariaDBOptions) *MariaDB {
 	s := &MariaDB{socket: filepath.Join(dir, "s")}
 	Run(t, dir, Program(t, "mariadb-install-db", "mysql_install_db"), "--no-defaults", "--datadir="+data,
 		"--auth-root-authentication-method=normal", "--skip-test-db")
-	flush := "2"
+	sync := []string{"--innodb-flush-log-at-trx-commit=2", "--innodb-flush-method=nosync", "--innodb-doublewrite=0"}
 	if o.Durable {
-		flush = "1"
+		sync = []string{"--innodb-flush-log-at-trx-commit=1"}
 	}
 	args := append([]string{"--no-defaults", "--datadir=" + data, "--tmpdir=" + dir, "--socket=" + s.socket,
 		"--pid-file=" + filepath.Join(dir, "pid"), "--skip-networking", "--skip-log-bin", "--max-connections=300",
-		"--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=" + flush}, o.Settings...)
+		"--innodb-buffer-pool-size=64M", "--innodb-log-file-size=16M"}, slices.Concat(sync, o.Settings)...)
 	s.Process = Start(t, Command{
 		Program: Program(t, "mariadbd", "/usr/sbin/mariadbd"),
 		Args:    args,

@@ -70,6 +70,9 @@ UPDATE "holdfast_sessions_meta" SET value = NOW + :1 WHERE kind = 1 AND meta_id 
 -- turnOver
 UPDATE "holdfast_sessions_meta" SET value = NOW + :1 WHERE kind = 1 AND meta_id = 0;
 
+-- due
+SELECT due FROM "holdfast_sessions" WHERE state = 0 AND due <= NOW ORDER BY due FETCH NEXT 1 ROWS ONLY;
+
 -- expireFirst
 UPDATE "holdfast_sessions" SET ended_at = expires, reason = 1, moved_to = NULL, due = NOW + LEAST(GREATEST(slide, 2 * lock_timeout), 86400000000), subject_hash = NULL, lease = CASE WHEN NOT (MOD(flags, 2) = 1) AND :1 = 0 AND (:2 = 1 OR EXISTS (SELECT 1 FROM "holdfast_sessions_meta" WHERE kind = 2 AND meta_id = app_hash)) THEN expires ELSE NULL END, items = CASE WHEN NOT (MOD(flags, 2) = 1) AND :3 = 0 AND (:4 = 1 OR EXISTS (SELECT 1 FROM "holdfast_sessions_meta" WHERE kind = 2 AND meta_id = app_hash)) THEN items ELSE NULL END, state = CASE WHEN NOT (MOD(flags, 2) = 1) AND :5 = 0 AND (:6 = 1 OR EXISTS (SELECT 1 FROM "holdfast_sessions_meta" WHERE kind = 2 AND meta_id = app_hash)) THEN 2 ELSE 1 END, lock_owner = 0, lock_date = 0 WHERE id IN (SELECT id FROM "holdfast_sessions" WHERE state = 0 AND due <= NOW ORDER BY due FETCH NEXT 250 ROWS ONLY) AND state = 0 AND expires <= NOW;
 
