@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -70,10 +71,7 @@ func begin() (c programConfig, l net.Listener, err error) {
 	if err = json.Unmarshal([]byte(os.Getenv(configVar)), &c); err != nil {
 		return c, nil, err
 	}
-	if c.Addr == "" {
-		c.Addr = "127.0.0.1:0"
-	}
-	if l, err = net.Listen("tcp", c.Addr); err == nil {
+	if l, err = listen(c.Addr); err == nil {
 		fmt.Println(l.Addr())
 	}
 	return c, l, err
@@ -180,6 +178,20 @@ func (p *process) kill() {
 		p.cmd.Wait()
 		p.input.Close()
 	})
+}
+
+// listen listens on addr or, if that is empty, on a port that no connection is given:
+// a server that ends and is started again still finds it free.
+func listen(addr string) (l net.Listener, err error) {
+	if addr != "" {
+		return net.Listen("tcp", addr)
+	}
+	for range 1000 {
+		if l, err = net.Listen("tcp", fmt.Sprint("127.0.0.1:", 20000+rand.IntN(12768))); err == nil {
+			break
+		}
+	}
+	return l, err
 }
 
 // run starts a program for one test.

@@ -121,6 +121,20 @@ func newFront(t *testing.T, h *host.Host) *front {
 	return f
 }
 
+// allReady waits until all workers get requests.
+func (f *front) allReady() {
+	f.t.Helper()
+	eventually(f.t, "all workers are ready", func() bool {
+		ready := 0
+		for _, s := range f.Status() {
+			if s.State == host.Ready {
+				ready++
+			}
+		}
+		return ready == f.Workers
+	})
+}
+
 func (f *front) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, "unix", f.socket)
 }
@@ -151,6 +165,7 @@ func (f *front) printed(text string) {
 
 func TestRoutingByAddress(t *testing.T) {
 	f := newFront(t, &host.Host{Command: command("app"), Workers: 3, Proxy: host.Proxy{Routing: host.ByIP}})
+	f.allReady()
 	workers := map[int]bool{}
 	for i := range 30 {
 		addr := netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}).String()
@@ -171,6 +186,7 @@ func TestRoutingBySession(t *testing.T) {
 	for _, cookie := range []string{"", "JSESSIONID"} {
 		t.Run("cookie "+cookie, func(t *testing.T) {
 			f := newFront(t, &host.Host{Command: command("app"), Workers: 4, Proxy: host.Proxy{Routing: host.BySession, Cookie: cookie}})
+			f.allReady()
 			workers := map[int]bool{}
 			for range 12 {
 				f.client.Jar, _ = cookiejar.New(nil)
@@ -201,6 +217,7 @@ func TestRoutingBySession(t *testing.T) {
 // A session that the host has not seen begin still has one worker.
 func TestRoutingByAnUnknownSession(t *testing.T) {
 	f := newFront(t, &host.Host{Command: command("app"), Workers: 4, Proxy: host.Proxy{Routing: host.BySession, Cookie: "JSESSIONID"}})
+	f.allReady()
 	f.client.Jar = nil
 	workers := map[int]bool{}
 	for i := range 20 {

@@ -301,15 +301,14 @@ func (h *Host) reap(p *process) {
 	}
 	h.mu.Unlock()
 	h.book.add(e)
-	close(p.gone)
-	for _, q := range successors {
-		h.tell(q, control.Message{Kind: control.Gone, Peer: h.control.peer(p), Clean: clean, Ends: h.ends(p.worker, p.began, 1)})
-	}
-
 	log := h.log().Warn
 	if e.Reason.planned() {
 		log = h.log().Info
 	}
 	log("worker ended", "worker", p.worker, "pid", p.pid, "reason", e.Reason, "detail", e.Detail,
 		"age", e.Time.Sub(e.Began).Round(time.Millisecond))
+	close(p.gone)
+	for _, q := range successors {
+		h.tell(q, control.Message{Kind: control.Gone, Peer: h.control.peer(p), Clean: clean, Ends: h.ends(p.worker, p.began, 1)})
+	}
 }

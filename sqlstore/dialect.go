@@ -45,6 +45,12 @@ type dialect interface {
 	// there is no such thing.
 	wake(channel string) string
 
+	// relaxed renders an expression that has the value of x, which may be empty, among the
+	// columns that an UPDATE returns: one that lets the statement be durable a moment after
+	// its reply. It is for locks and timeouts, which a crash of the database may undo. It
+	// is x where there is no such thing.
+	relaxed(x string) string
+
 	// update renders an UPDATE. Where the dialect can, it returns columns of each row
 	// as it is then; columns may be empty.
 	update(table, set, where, columns string) string
@@ -162,6 +168,7 @@ func (common) least(a, b string) string    { return "LEAST(" + a + ", " + b + ")
 func (common) odd(x string) string         { return x + " % 2 = 1" }
 func (common) size(column string) string   { return "LENGTH(" + column + ")" }
 func (common) wake(string) string          { return "" }
+func (common) relaxed(x string) string     { return x }
 func (common) returns() bool               { return false }
 func (common) prepares() bool              { return true }
 func (common) oneWriter() bool             { return false }

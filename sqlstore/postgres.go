@@ -19,6 +19,16 @@ func (postgres) now() string {
 	return "CAST(EXTRACT(EPOCH FROM statement_timestamp()) * 1000000 AS BIGINT)"
 }
 
+// relaxed turns synchronous_commit off for the transaction that the statement is. What a
+// lock has seen is durable all the same: PostgreSQL shows a change only after its commit.
+func (postgres) relaxed(x string) string {
+	const off = "set_config('synchronous_commit', 'off', true)"
+	if x == "" {
+		return off
+	}
+	return "CASE WHEN " + off + " IS NOT NULL THEN " + x + " END"
+}
+
 func (postgres) wake(channel string) string {
 	return "CASE WHEN waited <> 0 THEN pg_notify('" + channel + "', encode(id, 'hex')) END"
 }

@@ -195,6 +195,9 @@ func newStatements(d dialect, n names) *statements {
 	c := func(text string) *statement { return compile(d, n, text) }
 	update := func(set, where string) *statement { return c(d.update(inTable, set, where, "")) }
 	released := func(set, where string) *statement { return c(d.update(inTable, set, where, d.wake(n.channel))) }
+	relaxed := func(columns string) string { // of a row: its state is the first
+		return d.relaxed("state") + strings.TrimPrefix(columns, "state")
+	}
 	restarted := d.greatest(inNow+" + slide", "CASE WHEN lock_date <> 0 THEN lock_date + lock_timeout ELSE 0 END")
 	kept := inNow + " + " + d.least(d.greatest("slide", "2 * lock_timeout"), fmt.Sprint(keepAtMost.Microseconds()))
 	wanted := "(:wanted = 1 OR EXISTS (SELECT 1 FROM " + inMeta + " WHERE kind = " + fmt.Sprint(metaEnds) + " AND meta_id = app_hash))"
@@ -236,9 +239,9 @@ func newStatements(d dialect, n names) *statements {
 				"acquired = version, waited = 0, lock_timeout = :stale, "+
 				"expires = "+d.greatest("expires", d.greatest(inNow+" + slide", inNow+" + :stale"))+", "+
 				"lock_owner = :owner, lock_date = "+inNow,
-			isThere+" AND ("+isFree+" OR lock_owner = :owner OR (lock_date <= "+inNow+" - :stale AND :stale > 0))", allColumns)),
-		mark:  c(d.update(inTable, "waited = 1", isThere+" AND lock_date <> 0 AND lock_owner <> :owner", peekColumns)),
-		touch: update("expires = "+restarted, isThere),
+			isThere+" AND ("+isFree+" OR lock_owner = :owner OR (lock_date <= "+inNow+" - :stale AND :stale > 0))", relaxed(allColumns))),
+		mark:  c(d.update(inTable, "waited = 1", isThere+" AND lock_date <> 0 AND lock_owner <> :owner", relaxed(peekColumns))),
+		touch: c(d.update(inTable, "expires = "+restarted, isThere, d.relaxed(""))),
 		create: c(d.insert(inTable,
 			"id, app, app_hash, session_id, state, created, expires, due, timeout, slide, version, version1, version2, version3, acquired, "+
 				"lock_cookie, lock_owner, lock_date, lock_timeout, waited, flags, subject, subject_hash, reason, ended_at, packing, items",
@@ -252,7 +255,8 @@ func newStatements(d dialect, n names) *statements {
 			"lock_cookie = CASE WHEN lock_date = 0 THEN :cookie ELSE lock_cookie END, "+
 			"lock_owner = CASE WHEN lock_date = 0 THEN :owner ELSE lock_owner END, lock_date = "+inNow,
 			isThere+" AND ("+isFree+" OR ("+isMine+"))"+unseen),
-		unlock:     released("expires = "+inNow+" + slide, "+free, isThere+" AND lock_date <> 0 AND "+isMine),
+		unlock: c(d.update(inTable, "expires = "+inNow+" + slide, "+free, isThere+" AND lock_date <> 0 AND "+isMine,
+			d.relaxed(d.wake(n.channel)))),
 		remove:     released(removed, isThere),
 		removeMine: released(removed, isThere+" AND lock_date <> 0 AND "+isMine),
 		expire:     released(expired, "id = :id AND "+isExpired),
