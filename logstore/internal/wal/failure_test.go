@@ -33,6 +33,7 @@ func TestFailureAndRecovery(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
+				synctest.Wait() // the next segment is made ahead, and may be on its way
 				m.Fail(func(o vfs.Op, name string, _, _ int64) error {
 					if o == op || alsoCreate && (o == vfs.OpCreate || o == vfs.OpAllocate || o == vfs.OpSyncDir) {
 						return errInjected
