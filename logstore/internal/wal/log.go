@@ -154,7 +154,6 @@ type Log struct {
 	syncedAt  place
 	unsynced  []*segment // written to since they were synced, ascending
 	toSync    []*segment // the leader's
-	gather    gathering
 
 	// Horizon marks, and syncs after an interval.
 	owned   uint64 // sequence number of the newest record but for marks
@@ -212,7 +211,6 @@ func Open(fsys vfs.FS, o Options) (*Log, error) {
 		fs: fsys, o: o, logger: o.Logger,
 		pending: new(buffer), flight: new(buffer),
 		wake: make(chan struct{}, 1), stop: make(chan struct{}),
-		gather:      gathering{full: make(chan struct{}, 1)},
 		reserveSize: max(o.SegmentSize/8*5, minSegment) &^ 4095,
 	}
 	l.done[0].L, l.done[1].L, l.changed.L = &l.mu, &l.mu, &l.mu
@@ -295,7 +293,6 @@ func (l *Log) put(e *end, payload [][]byte) At {
 		s.live.Add(e.size())
 	}
 	l.last.Store(e.seq)
-	l.gather.appended(e.seq)
 	return at
 }
 
