@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -65,8 +66,11 @@ func (f *fault) cut() {
 // TestRandomCutsAndFailures lets an owner work on a log whose power is cut and whose
 // file system fails, opens what is left, and goes on with that.
 func TestRandomCutsAndFailures(t *testing.T) {
-	runs := 2000
-	if raceEnabled || testing.Short() {
+	runs := 500
+	switch {
+	case os.Getenv("HOLDFAST_LONG") != "":
+		runs = 20000
+	case raceEnabled || testing.Short():
 		runs = 150
 	}
 	for seed := range runs {
