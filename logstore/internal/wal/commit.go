@@ -91,18 +91,24 @@ func (l *Log) syncTo(seq uint64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	seq = min(seq, l.last.Load())
+	waited := false
 	for l.synced.Load() < seq {
 		if err := l.usable(); err != nil {
 			return err
 		}
 		if !l.syncing {
+			if !waited {
+				l.gather.waiting[l.batch&1]++
+			}
 			l.lead()
 			continue
 		}
+		waited = true
 		batch := l.batch
 		if seq <= l.target {
 			batch-- // the one that is being synced
 		}
+		l.gather.waiting[batch&1]++
 		l.done[batch&1].Wait()
 	}
 	return nil
@@ -112,8 +118,15 @@ func (l *Log) syncTo(seq uint64) error {
 // during I/O.
 func (l *Log) lead() {
 	l.syncing = true
+	gathers := l.gather.begin(l.last.Load())
 	l.mu.Unlock()
 	runtime.Gosched() // let who can run append first
+	if gathers {
+		l.gather.wait()
+		l.mu.Lock()
+		l.gather.end()
+		l.mu.Unlock()
+	}
 	l.io.Lock()
 	err := l.write()
 	l.io.Unlock()
@@ -131,11 +144,13 @@ func (l *Log) lead() {
 			}
 		}
 		l.mu.Unlock()
+		began := time.Now()
 		for _, s := range l.toSync {
 			if err = s.f.Sync(); err != nil {
 				break
 			}
 		}
+		l.gather.took = time.Since(began)
 		l.mu.Lock()
 		if err != nil {
 			l.fail("sync", err)
@@ -153,6 +168,7 @@ func (l *Log) lead() {
 			l.nudge()
 		}
 	}
+	l.gather.released(l.last.Load(), (l.batch-1)&1)
 	covered.Broadcast()
 	l.done[l.batch&1].Signal() // leads the next one
 	l.changed.Broadcast()

@@ -301,3 +301,91 @@ func TestEverySnapshotByteFlipped(t *testing.T) {
 		closeLog(t, l)
 	}
 }
+
+// TestHeaderNotDurable has a process die when a header could be read and was not
+// durable. The next process goes on from that segment, and the power is cut: what the
+// header said must be there still.
+func TestHeaderNotDurable(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		o    Options
+		die  func(t *testing.T, w *owner, m *vfs.Mem)
+	}{
+		{"of a recovery", Options{Sync: Always, SegmentSize: minSegment}, func(t *testing.T, w *owner, m *vfs.Mem) {
+			// A sync fails, and what it was for is written again and synced. Then the
+			// header is written, and from there on the disk is dead.
+			failed, headers := false, 0
+			m.Fail(func(op vfs.Op, _ string, off, _ int64) error {
+				switch {
+				case headers > 0:
+					return errInjected
+				case op == vfs.OpWrite && off == 0:
+					headers++
+				case op == vfs.OpSync && !failed:
+					failed = true
+					return errInjected
+				}
+				return nil
+			})
+			if _, _, err := w.change(2, false, New); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.l.Commit(w.l.Last()); !errors.Is(err, ErrFailing) {
+				t.Fatalf("Commit while the disk fails: %v", err)
+			}
+			time.Sleep(10 * lastBackoff)
+			if headers == 0 {
+				t.Error("the header was not written")
+			}
+		}},
+		{"of the next segment", Options{Sync: Interval, Interval: time.Hour, SegmentSize: minSegment}, func(t *testing.T, w *owner, m *vfs.Mem) {
+			active := func() uint32 {
+				w.l.mu.Lock()
+				defer w.l.mu.Unlock()
+				return w.l.active.number
+			}
+			for before := active(); active() == before; {
+				if err := w.l.CommitEnd(w.l.Last()); err != nil {
+					t.Fatal(err)
+				}
+				if _, _, err := w.change(2, false, New); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := w.l.Commit(w.l.Last()); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := vfs.NewMem()
+				w := openOwner(t, "first", m, tc.o, nil, promises{}, false)
+				seq, v, err := w.change(1, false, New)
+				if err == nil {
+					err = w.commit(1, seq, v, true)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait()
+				tc.die(t, w, m)
+				killed := m.Cut(nil, vfs.Keep)
+				m.Fail(nil)
+				w.l.Close()
+
+				killed.Fail(func(op vfs.Op, _ string, _, _ int64) error {
+					if op == vfs.OpTruncate { // would be followed by a sync of its own
+						return errInjected
+					}
+					return nil
+				})
+				next := openOwner(t, "after the kill", killed, tc.o, w, w.promised, false)
+				after := killed.Cut(nil, vfs.Drop)
+				next.l.Close()
+				last := openOwner(t, "after the power cut", after, tc.o, next, next.promised, true)
+				last.l.Close()
+			})
+		})
+	}
+}

@@ -17,8 +17,9 @@
 // was before. What is not intact behind H was never promised: it is dropped, also
 // with intact records after it, since a disk may write in any order. Intact records
 // behind H are not known to be durable although they can be read, so Replay writes
-// them again, to the new segment that each Open begins. So no segment is ever
-// written to after it was left, and everything before the newest segment is durable.
+// them again, to the new segment that each Open begins, and the header that the log
+// goes on from along with them. So no record is ever written to a segment that was
+// left, and everything before the newest segment is durable.
 //
 // # Segments
 //
@@ -154,6 +155,7 @@ type Log struct {
 	syncedAt  place
 	unsynced  []*segment // written to since they were synced, ascending
 	toSync    []*segment // the leader's
+	gather    gathering
 
 	// Horizon marks, and syncs after an interval.
 	owned   uint64 // sequence number of the newest record but for marks
@@ -211,6 +213,7 @@ func Open(fsys vfs.FS, o Options) (*Log, error) {
 		fs: fsys, o: o, logger: o.Logger,
 		pending: new(buffer), flight: new(buffer),
 		wake: make(chan struct{}, 1), stop: make(chan struct{}),
+		gather:      gathering{full: make(chan struct{}, 1)},
 		reserveSize: max(o.SegmentSize/8*5, minSegment) &^ 4095,
 	}
 	l.done[0].L, l.done[1].L, l.changed.L = &l.mu, &l.mu, &l.mu
@@ -293,6 +296,7 @@ func (l *Log) put(e *end, payload [][]byte) At {
 		s.live.Add(e.size())
 	}
 	l.last.Store(e.seq)
+	l.gather.appended(e.seq)
 	return at
 }
 

@@ -66,7 +66,7 @@ func (f *fault) cut() {
 // TestRandomCutsAndFailures lets an owner work on a log whose power is cut and whose
 // file system fails, opens what is left, and goes on with that.
 func TestRandomCutsAndFailures(t *testing.T) {
-	runs := 500
+	runs := 2000
 	switch {
 	case os.Getenv("HOLDFAST_LONG") != "":
 		runs = 20000

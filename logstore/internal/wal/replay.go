@@ -175,6 +175,7 @@ type replay struct {
 	l       *Log
 	from    uint64
 	visit   func(Entry) error
+	log     []*found
 	report  Report
 	horizon uint64
 
@@ -186,6 +187,7 @@ type replay struct {
 }
 
 func (p *replay) segments(log []*found) error {
+	p.log = log
 	for i, s := range log {
 		s.off = min(s.limit, s.size)
 		for _, off := range s.damaged {
@@ -364,9 +366,40 @@ func (p *replay) item(s *found, it item) error {
 	return p.visit(Entry{Key: e.key, Type: e.typ, Seq: seq, At: at, Payload: it.payload})
 }
 
+// confirm makes durable what the log's end stands on. A header that can be read may be
+// lost yet: that of a run is written when its records are durable, that of any other
+// along with them, and the process can have died, or the sync failed, before it was
+// durable itself. Later ones are left out by the segment that is about to begin; those
+// before the newest run were confirmed by the Replay or the recovery that began it.
+func (p *replay) confirm() error {
+	end := slices.IndexFunc(p.log, func(s *found) bool { return s.segment == p.end.segment })
+	for i := end; i >= 0; i-- {
+		s := p.log[i]
+		run := s.ok && s.header.horizon+1 >= s.header.first
+		if s.ok && (run || i == end) {
+			// Written again, as a sync that failed may have taken it for written.
+			b := make([]byte, recordsStart)
+			s.header.put(b)
+			if _, err := s.f.WriteAt(b, 0); err != nil {
+				return err
+			}
+			if err := s.f.Sync(); err != nil {
+				return err
+			}
+		}
+		if run {
+			break
+		}
+	}
+	return nil
+}
+
 // begin starts the segment in which the log goes on.
 func (p *replay) begin() error {
 	l := p.l
+	if err := p.confirm(); err != nil {
+		return err
+	}
 	s, err := l.fresh()
 	if err != nil {
 		return err
