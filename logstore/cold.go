@@ -137,7 +137,7 @@ type candidate struct {
 }
 
 // chillOne drops the body of the least recently used of the sessions that it looks at,
-// and reports whether there was any.
+// and reports whether it did.
 func (s *Store) chillOne() bool {
 	oldest := candidate{used: math.MaxInt64}
 	synced := s.log.Synced()
@@ -151,10 +151,8 @@ func (s *Store) chillOne() bool {
 	sh := oldest.sh
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if e := sh.entries.there(oldest.ref); e != nil && e.size > 0 && e.seq == oldest.seq {
-		s.chill(e, synced)
-	}
-	return true
+	e := sh.entries.there(oldest.ref)
+	return e != nil && e.size > 0 && e.seq == oldest.seq && s.chill(e, synced)
 }
 
 // look looks at some sessions of a shard, those that have ended too, from a random one
@@ -181,10 +179,12 @@ func (s *Store) look(sh *shard, synced uint64, oldest *candidate) (looks int) {
 	return looks
 }
 
-// chillAll drops bodies, in no order, until there are few enough: where looking at
-// some sessions finds none that has one to spare.
+// chillAll drops bodies until there are few enough: in no order where looking at some
+// sessions finds none that has one to spare.
 func (s *Store) chillAll() {
-	if !s.overfull() || s.chillOne() {
+	for s.overfull() && s.chillOne() {
+	}
+	if !s.overfull() {
 		return
 	}
 	if err := s.log.CommitEnd(s.log.Last()); err != nil {
