@@ -52,14 +52,14 @@ func (s *Store) take(ctx context.Context) (give func(), err error) {
 
 // exec runs a statement that changes rows, until nothing is in its way, and returns how
 // many it changed.
-func (s *Store) exec(ctx context.Context, st *statement, a *args) (n int64, err error) {
+func (s *Store) exec(ctx context.Context, st *statement, a ...*args) (n int64, err error) {
 	give, err := s.take(ctx)
 	if err != nil {
 		return 0, err
 	}
 	defer give()
 	err = repeat(ctx, s.d, true, func() error {
-		result, err := s.execOnce(ctx, st, st.values(a))
+		result, err := s.execOnce(ctx, st, st.values(a...))
 		if err == nil {
 			n, err = result.RowsAffected()
 		}
@@ -91,7 +91,7 @@ func (s *Store) queryOnce(ctx context.Context, st *statement, values []any) (*sq
 }
 
 // collect runs a statement that returns rows, and makes a T of each.
-func collect[T any](ctx context.Context, s *Store, st *statement, a *args, changes bool, scan func(*sql.Rows) (T, error)) (all []T, err error) {
+func collect[T any](ctx context.Context, s *Store, st *statement, changes bool, scan func(*sql.Rows) (T, error), a ...*args) (all []T, err error) {
 	if changes {
 		give, err := s.take(ctx)
 		if err != nil {
@@ -101,7 +101,7 @@ func collect[T any](ctx context.Context, s *Store, st *statement, a *args, chang
 	}
 	err = repeat(ctx, s.d, changes, func() error {
 		all = all[:0]
-		rows, err := s.queryOnce(ctx, st, st.values(a))
+		rows, err := s.queryOnce(ctx, st, st.values(a...))
 		if err != nil {
 			return err
 		}
@@ -124,7 +124,7 @@ func collect[T any](ctx context.Context, s *Store, st *statement, a *args, chang
 // one runs a statement that returns one row or none. Of a row read with allColumns, all
 // fills in a record.
 func (s *Store) one(ctx context.Context, st *statement, a *args, changes bool, scan func(*sql.Rows) (*row, error)) (*row, error) {
-	rows, err := collect(ctx, s, st, a, changes, scan)
+	rows, err := collect(ctx, s, st, changes, scan, a)
 	if err != nil || len(rows) == 0 {
 		return nil, err
 	}

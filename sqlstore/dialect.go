@@ -69,6 +69,11 @@ type dialect interface {
 	updateFirst(n, table, set, where, order, only, columns string) string
 	deleteFirst(n, table, where, order string) string
 
+	// gathers reports whether statements for several sessions at once are worth it. typed
+	// renders a parameter that stands where nothing else tells its type.
+	gathers() bool
+	typed(param string, t columnType) string
+
 	// create renders the statements that create a table with its indexes. They leave
 	// alone what is there already, or fail with an error that judge calls present.
 	create(t table) []string
@@ -172,6 +177,9 @@ func (common) relaxed(x string) string     { return x }
 func (common) returns() bool               { return false }
 func (common) prepares() bool              { return true }
 func (common) oneWriter() bool             { return false }
+func (common) gathers() bool               { return false }
+
+func (common) typed(param string, _ columnType) string { return param }
 
 func (common) update(table, set, where, _ string) string {
 	return "UPDATE " + table + " SET " + set + " WHERE " + where

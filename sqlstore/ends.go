@@ -42,9 +42,9 @@ func (s *Store) Ended(ctx context.Context, app string, limit int, lease time.Dur
 	var ends []claimed
 	var err error
 	if s.d.returns() {
-		ends, err = collect(ctx, s, s.st.claim, a, true, scan)
+		ends, err = collect(ctx, s, s.st.claim, true, scan, a)
 	} else if _, err = s.exec(ctx, s.st.claim, a); err == nil {
-		ends, err = collect(ctx, s, s.st.claimed, a, false, scan)
+		ends, err = collect(ctx, s, s.st.claimed, false, scan, a)
 	}
 	if err != nil {
 		return nil, err
@@ -143,9 +143,7 @@ func (s *Store) trimEnds(ctx context.Context) error {
 	if most <= 0 {
 		most = defaultEnds
 	}
-	oldest, err := collect(ctx, s, s.st.tooMany, &args{pLimit: int64(most)}, false, func(rows *sql.Rows) (due int64, err error) {
-		return due, rows.Scan(&due)
-	})
+	oldest, err := collect(ctx, s, s.st.tooMany, false, scanDue, &args{pLimit: int64(most)})
 	if err != nil || len(oldest) == 0 {
 		return err
 	}

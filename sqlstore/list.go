@@ -41,7 +41,7 @@ func (s *Store) List(ctx context.Context, q store.Query) (page []store.Listed, n
 		store.Listed
 		id []byte
 	}
-	all, err := collect(ctx, s, st, a, false, func(rows *sql.Rows) (f found, err error) {
+	all, err := collect(ctx, s, st, false, func(rows *sql.Rows) (f found, err error) {
 		r := new(row)
 		var app, session []byte
 		if err := rows.Scan(append([]any{&f.id, &app, &session}, r.meta()...)...); err != nil {
@@ -50,7 +50,7 @@ func (s *Store) List(ctx context.Context, q store.Query) (page []store.Listed, n
 		f.ID = store.ID{App: string(app), Session: string(session)}
 		r.fill(&f.Record)
 		return f, nil
-	})
+	}, a)
 	if err != nil {
 		return nil, "", err
 	}

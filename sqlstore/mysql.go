@@ -8,6 +8,8 @@ type mysql struct{ common }
 
 func (mysql) quote(name string) string { return "`" + strings.ReplaceAll(name, "`", "``") + "`" }
 
+func (mysql) gathers() bool { return true }
+
 // now does not go through the time zone of the session, which has an hour twice a year
 // that cannot be told from the next.
 func (mysql) now() string { return "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))" }

@@ -8,6 +8,11 @@ type postgres struct{ common }
 func (postgres) param(n int) string { return numbered("$", n) }
 func (postgres) reuses() bool       { return true }
 func (postgres) returns() bool      { return true }
+func (postgres) gathers() bool      { return true }
+
+func (p postgres) typed(param string, t columnType) string {
+	return "CAST(" + param + " AS " + p.typeOf(t) + ")"
+}
 
 // prepares: pgx keeps statements by their text, and leaves that to its settings, which a
 // connection pooler may need.

@@ -7,6 +7,7 @@ type sqlite struct{ common }
 
 func (sqlite) returns() bool               { return true }
 func (sqlite) oneWriter() bool             { return true }
+func (sqlite) gathers() bool               { return true }
 func (sqlite) greatest(a, b string) string { return "MAX(" + a + ", " + b + ")" }
 func (sqlite) least(a, b string) string    { return "MIN(" + a + ", " + b + ")" }
 

@@ -3,6 +3,8 @@ package sqlstore
 import (
 	"database/sql"
 	"fmt"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -73,10 +75,19 @@ type args [params]any
 // which the driver wants them.
 type statement struct {
 	text  string
-	order []param
+	order []place
 
 	mu       sync.Mutex
 	prepared *sql.Stmt // where the dialect prepares
+
+	gathering *gathering // nil if its calls are made one by one
+}
+
+// A place is that of a parameter: which one it is, and of which of the sessions that the
+// statement is for.
+type place struct {
+	session int
+	param   param
 }
 
 // The names that stand in the texts for what is put in last: the table, the table beside
@@ -90,27 +101,24 @@ const (
 // compile puts the dialect's parameters and the names into a text.
 func compile(d dialect, n names, text string) *statement {
 	st := new(statement)
-	var b strings.Builder
-	place := make(map[param]int)
-	for {
-		before, rest, found := strings.Cut(text, ":")
-		b.WriteString(before)
-		if !found {
-			st.text = n.replacer().Replace(b.String())
-			return st
-		}
-		end := strings.IndexFunc(rest+" ", func(r rune) bool { return r != '_' && (r < 'a' || r > 'z') && (r < '0' || r > '9') })
-		p := paramNamed(rest[:end])
-		text = rest[end:]
-		at, known := place[p]
+	numbers := make(map[place]int)
+	text = paramPattern.ReplaceAllStringFunc(text, func(name string) string {
+		name, session, _ := strings.Cut(name[1:], "@")
+		p := place{param: paramNamed(name)}
+		p.session, _ = strconv.Atoi(session)
+		number, known := numbers[p]
 		if !known || !d.reuses() {
 			st.order = append(st.order, p)
-			at = len(st.order)
-			place[p] = at
+			number = len(st.order)
+			numbers[p] = number
 		}
-		b.WriteString(d.param(at))
-	}
+		return d.param(number)
+	})
+	st.text = n.replacer().Replace(text)
+	return st
 }
+
+var paramPattern = regexp.MustCompile(`:[a-z][a-z0-9_]*(@[0-9]+)?`)
 
 func paramNamed(name string) param {
 	for p, known := range paramNames {
@@ -121,25 +129,67 @@ func paramNamed(name string) param {
 	panic("sqlstore: there is no parameter " + name)
 }
 
-// values returns the arguments in the statement's order.
-func (st *statement) values(a *args) []any {
+// several turns the text of a statement for one session into one for so many: each
+// parameter is that of the row at hand. It stays one that finds rows by their key, and
+// that changes them one after the other.
+func several(d dialect, text string, sessions int) string {
+	before, after, found := strings.Cut(text, "id = :id")
+	if !found {
+		panic("sqlstore: not a statement for one session: " + text)
+	}
+	var ids []string
+	for i := range sessions {
+		ids = append(ids, fmt.Sprintf(":id@%d", i))
+	}
+	each := func(text string) string {
+		return paramPattern.ReplaceAllStringFunc(text, func(name string) string {
+			var b strings.Builder
+			b.WriteString("CASE id")
+			for i, id := range ids {
+				value := fmt.Sprintf("%s@%d", name, i)
+				fmt.Fprintf(&b, " WHEN %s THEN %s", id, d.typed(value, paramNamed(name[1:]).typ()))
+			}
+			b.WriteString(" END")
+			return b.String()
+		})
+	}
+	return each(before) + "id IN (" + strings.Join(ids, ", ") + ")" + each(after)
+}
+
+// values returns the arguments in the statement's order, for one session or several. Those
+// of sessions that are not given are NULL, which is no session's key.
+func (st *statement) values(a ...*args) []any {
 	values := make([]any, len(st.order))
 	for i, p := range st.order {
-		values[i] = a[p]
+		if p.session < len(a) {
+			values[i] = a[p.session][p.param]
+		}
 		if values[i] == nil {
-			values[i] = p.null()
+			values[i] = p.param.null()
 		}
 	}
 	return values
 }
 
+// typ is the type of the columns that a parameter is for.
+func (p param) typ() columnType {
+	switch p {
+	case pID, pNewID:
+		return typeKey
+	case pApp, pSession, pSubject, pMovedTo:
+		return typeBytes
+	case pItems:
+		return typeBody
+	}
+	return typeInt
+}
+
 // null is NULL as a parameter that is left out: with its type, which SQL Server needs.
 func (p param) null() any {
-	switch p {
-	case pSubject, pMovedTo, pItems:
-		return []byte(nil)
+	if p.typ() == typeInt {
+		return sql.NullInt64{}
 	}
-	return sql.NullInt64{}
+	return []byte(nil)
 }
 
 // peekColumns are what a session is without its content, and the time; allColumns are
@@ -186,6 +236,10 @@ type statements struct {
 	expireFirst, delayFirst, forgetFirst *statement
 
 	list, listSubject *statement
+
+	// For several sessions at once, by how many: 2, 4 and so on. They return the key of
+	// each before the columns, where the dialect returns. Empty where it does not gather.
+	loadAll, lockAll, saveMineAll, unlockAll []*statement
 }
 
 // sweepBatch is how many rows a statement of a sweep changes at most.
@@ -193,6 +247,12 @@ const sweepBatch = 250
 
 func newStatements(d dialect, n names) *statements {
 	c := func(text string) *statement { return compile(d, n, text) }
+	all := func(text string) (all []*statement) {
+		for n := 2; n <= maxTogether && d.gathers(); n *= 2 {
+			all = append(all, c(several(d, text, n)))
+		}
+		return all
+	}
 	update := func(set, where string) *statement { return c(d.update(inTable, set, where, "")) }
 	released := func(set, where string) *statement { return c(d.update(inTable, set, where, d.wake(n.channel))) }
 	relaxed := func(columns string) string { // of a row: its state is the first
@@ -231,15 +291,26 @@ func newStatements(d dialect, n names) *statements {
 		forgotten = "state = 1, lease = NULL, items = NULL"
 		listed    = "state = 0 AND expires > " + inNow + " AND id > :after AND id <= :upto"
 	)
-	return &statements{
-		load: c("SELECT " + allColumns + " FROM " + inTable + " WHERE id = :id"),
-		peek: c("SELECT " + peekColumns + " FROM " + inTable + " WHERE id = :id"),
-		lock: c(d.update(inTable,
+	load := func(columns string) string { return "SELECT " + columns + " FROM " + inTable + " WHERE id = :id" }
+	lock := func(columns string) string {
+		return d.update(inTable,
 			"lock_cookie = CASE WHEN lock_date <> 0 AND lock_owner = :owner THEN lock_cookie ELSE :cookie END, "+
 				"acquired = version, waited = 0, lock_timeout = :stale, "+
 				"expires = "+d.greatest("expires", d.greatest(inNow+" + slide", inNow+" + :stale"))+", "+
 				"lock_owner = :owner, lock_date = "+inNow,
-			isThere+" AND ("+isFree+" OR lock_owner = :owner OR (lock_date <= "+inNow+" - :stale AND :stale > 0))", relaxed(allColumns))),
+			isThere+" AND ("+isFree+" OR lock_owner = :owner OR (lock_date <= "+inNow+" - :stale AND :stale > 0))", columns)
+	}
+	saveMine := func(columns string) string {
+		return d.update(inTable, advance+due+", expires = "+inNow+" + :slide, "+free, isThere+" AND ("+isFree+" OR ("+isMine+"))"+unseen, columns)
+	}
+	unlock := func(columns string) string {
+		return d.update(inTable, "expires = "+inNow+" + slide, "+free, isThere+" AND lock_date <> 0 AND "+isMine, columns)
+	}
+	wake := d.wake(n.channel)
+	return &statements{
+		load:  c(load(allColumns)),
+		peek:  c("SELECT " + peekColumns + " FROM " + inTable + " WHERE id = :id"),
+		lock:  c(lock(relaxed(allColumns))),
 		mark:  c(d.update(inTable, "waited = 1", isThere+" AND lock_date <> 0 AND lock_owner <> :owner", relaxed(peekColumns))),
 		touch: c(d.update(inTable, "expires = "+restarted, isThere, d.relaxed(""))),
 		create: c(d.insert(inTable,
@@ -248,15 +319,13 @@ func newStatements(d dialect, n names) *statements {
 			":id, :app, :app_hash, :session, 0, CASE WHEN :has_created = 1 THEN :created ELSE "+inNow+" * 1000 END, "+inNow+" + :slide, "+inNow+" + :slide, :timeout, :slide, "+
 				":version, :version1, :version2, :version3, :acquired, "+
 				":cookie, :owner, CASE WHEN :hold = 1 THEN "+inNow+" ELSE 0 END, 0, 0, :flags, :subject, :subject_hash, 0, 0, :packing, :items")),
-		save: released(advance+due+", expires = "+inNow+" + :slide", isThere+" AND "+isFree+unseen),
-		saveMine: released(advance+due+", expires = "+inNow+" + :slide, "+free,
-			isThere+" AND ("+isFree+" OR ("+isMine+"))"+unseen),
+		save:     released(advance+due+", expires = "+inNow+" + :slide", isThere+" AND "+isFree+unseen),
+		saveMine: c(saveMine(wake)),
 		hold: update(advance+due+", expires = "+d.greatest(inNow+" + :slide", inNow+" + lock_timeout")+", acquired = :next, "+
 			"lock_cookie = CASE WHEN lock_date = 0 THEN :cookie ELSE lock_cookie END, "+
 			"lock_owner = CASE WHEN lock_date = 0 THEN :owner ELSE lock_owner END, lock_date = "+inNow,
 			isThere+" AND ("+isFree+" OR ("+isMine+"))"+unseen),
-		unlock: c(d.update(inTable, "expires = "+inNow+" + slide, "+free, isThere+" AND lock_date <> 0 AND "+isMine,
-			d.relaxed(d.wake(n.channel)))),
+		unlock:     c(unlock(d.relaxed(wake))),
 		remove:     released(removed, isThere),
 		removeMine: released(removed, isThere+" AND lock_date <> 0 AND "+isMine),
 		expire:     released(expired, "id = :id AND "+isExpired),
@@ -282,5 +351,17 @@ func newStatements(d dialect, n names) *statements {
 
 		list:        c(d.first(":limit", "", listColumns, inTable, listed, "id")),
 		listSubject: c(d.first(":limit", "", listColumns, inTable, "subject_hash = :subject_hash AND "+listed, "id")),
+
+		loadAll:     all(load("id, " + allColumns)),
+		lockAll:     all(lock("id, " + relaxed(allColumns))),
+		saveMineAll: all(saveMine(withID(wake))),
+		unlockAll:   all(unlock(withID(d.relaxed(wake)))),
 	}
+}
+
+func withID(columns string) string {
+	if columns == "" {
+		return "id"
+	}
+	return "id, " + columns
 }

@@ -94,6 +94,10 @@ func open(ctx context.Context, db *sql.DB, o *Options, now string) (*Store, erro
 	if s.d.oneWriter() {
 		s.writer = make(chan struct{}, 1)
 	}
+	s.gathers(s.st.load, s.st.loadAll, false, true)
+	s.gathers(s.st.lock, s.st.lockAll, true, true)
+	s.gathers(s.st.saveMine, s.st.saveMineAll, true, false)
+	s.gathers(s.st.unlock, s.st.unlockAll, true, false)
 	return s, nil
 }
 
@@ -120,7 +124,7 @@ func (s *Store) Close() error {
 // restarts the timeout.
 func (s *Store) Load(ctx context.Context, id store.ID, rec *store.Record) error {
 	k, _ := keyOf(id)
-	r, err := s.one(ctx, s.st.load, &args{pID: k[:]}, false, s.scanAll(k, rec, func(r *row) bool { return r.state == stateAlive && !r.expired() }))
+	r, err := s.read(ctx, s.st.load, k, &args{pID: k[:]}, false, rec, func(r *row) bool { return r.state == stateAlive && !r.expired() })
 	if err != nil {
 		return err
 	}
@@ -186,13 +190,13 @@ func (s *Store) tryLock(ctx context.Context, k key, o store.LockOptions, told bo
 // returns nil.
 func (s *Store) acquire(ctx context.Context, k key, a *args, rec *store.Record) (*row, error) {
 	if s.d.returns() {
-		return s.one(ctx, s.st.lock, a, true, s.scanAll(k, rec, func(*row) bool { return true }))
+		return s.read(ctx, s.st.lock, k, a, true, rec, func(*row) bool { return true })
 	}
-	if n, err := s.exec(ctx, s.st.lock, a); err != nil || n == 0 {
+	if n, err := s.change(ctx, s.st.lock, k, a); err != nil || n == 0 {
 		return nil, err
 	}
 	isMine := func(r *row) bool { return r.state == stateAlive && r.locked() && r.owner == a[pOwner] }
-	r, err := s.one(ctx, s.st.load, a, false, s.scanAll(k, rec, isMine))
+	r, err := s.read(ctx, s.st.load, k, a, false, rec, isMine)
 	switch {
 	case errors.Is(err, errUnreadable) || ctx.Err() != nil:
 		return nil, err
@@ -472,7 +476,7 @@ func (s *Store) touch(ctx context.Context, k key) error {
 func (s *Store) decide(ctx context.Context, k key, st *statement, a *args, why func(*row) (err error, done bool)) error {
 	for {
 		if st != nil {
-			if n, err := s.exec(ctx, st, a); err != nil || n > 0 {
+			if n, err := s.change(ctx, st, k, a); err != nil || n > 0 {
 				return err
 			}
 		}

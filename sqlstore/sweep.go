@@ -81,9 +81,7 @@ func (s *Store) sweep(ctx context.Context) (done Swept, err error) {
 			continue
 		}
 		// Perhaps another sweep has just done these, and there are more.
-		due, err := collect(ctx, s, s.st.due, new(args), false, func(rows *sql.Rows) (due int64, err error) {
-			return due, rows.Scan(&due)
-		})
+		due, err := collect(ctx, s, s.st.due, false, scanDue, new(args))
 		if err != nil {
 			return done, err
 		}
@@ -114,3 +112,5 @@ func (s *Store) paced(ctx context.Context, st *statement) (n int64, err error) {
 	}
 	return n, err
 }
+
+func scanDue(rows *sql.Rows) (due int64, err error) { return due, rows.Scan(&due) }

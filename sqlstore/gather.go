@@ -1,0 +1,242 @@
+package sqlstore
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/holdfast-session/holdfast/store"
+)
+
+// A gathering lets calls that come while others of their kind are at the database be made
+// together, in one statement: the more there is to do, the less each costs. A call that
+// finds nobody there is not held up.
+type gathering struct {
+	together func(ctx context.Context, calls []*call) // fills in what each call comes to
+	spawn    func(func())
+
+	mu      sync.Mutex
+	running int     // that are at the database
+	waiting []*call // for one of these to come back
+}
+
+const (
+	// atOnce is how many of a kind are at the database before others gather, which also
+	// leaves connections to the other kinds.
+	atOnce = 2
+	// maxTogether is how many calls are made together at most, a power of two.
+	maxTogether = 16
+)
+
+// A call is one of those that wait.
+type call struct {
+	ctx   context.Context
+	id    key
+	a     args
+	ready chan struct{} // closed when what follows is known
+
+	lead    bool // it is to be made by itself, and the next ones started after it
+	alone   bool // it is to be made by itself
+	changed bool // it has changed its row
+	row     *row // that it read, or nil
+	err     error
+}
+
+// do makes a call together with others, or by itself, with alone, in which case it
+// returns no call. Of one session no two are made together.
+func (g *gathering) do(ctx context.Context, id key, a *args, alone func() error) (*call, error) {
+	g.mu.Lock()
+	if g.running < atOnce {
+		g.running++
+		g.mu.Unlock()
+		defer g.next()
+		return nil, alone()
+	}
+	c := &call{ctx: ctx, id: id, a: *a, ready: make(chan struct{})}
+	if items, ok := a[pItems].([]byte); ok {
+		c.a[pItems] = bytes.Clone(items) // it may be on its way yet when the caller has gone
+	}
+	g.waiting = append(g.waiting, c)
+	g.mu.Unlock()
+
+	select {
+	case <-c.ready:
+	case <-ctx.Done():
+		g.mu.Lock()
+		if i := slices.Index(g.waiting, c); i >= 0 {
+			g.waiting = slices.Delete(g.waiting, i, i+1)
+		}
+		lead := c.lead
+		g.mu.Unlock()
+		if lead {
+			g.next()
+		}
+		return nil, ctx.Err()
+	}
+	if c.lead {
+		defer g.next()
+	}
+	if c.lead || c.alone {
+		return nil, alone()
+	}
+	return c, c.err
+}
+
+// take returns the calls that can be made now. g.mu is held.
+func (g *gathering) take() []*call {
+	var calls, later []*call
+	for _, c := range g.waiting {
+		if len(calls) == maxTogether || slices.ContainsFunc(calls, func(other *call) bool { return other.id == c.id }) {
+			later = append(later, c)
+		} else {
+			calls = append(calls, c)
+		}
+	}
+	g.waiting = later
+	return calls
+}
+
+// next starts the calls that have gathered, when one has come back.
+func (g *gathering) next() {
+	g.mu.Lock()
+	calls := g.take()
+	switch len(calls) {
+	case 0:
+		g.running--
+	case 1:
+		calls[0].lead = true
+		close(calls[0].ready)
+	default:
+		g.spawn(func() { g.run(calls) })
+	}
+	g.mu.Unlock()
+}
+
+// run makes some calls together. It goes on until all who wait for it are gone.
+func (g *gathering) run(calls []*call) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var gone atomic.Int32
+	for _, c := range calls {
+		defer context.AfterFunc(c.ctx, func() {
+			if gone.Add(1) == int32(len(calls)) {
+				cancel()
+			}
+		})()
+	}
+	g.together(ctx, calls)
+	g.next()
+	for _, c := range calls {
+		close(c.ready)
+	}
+}
+
+// mostTogether is how large a content may be that is written together with others.
+const mostTogether = 32 << 10
+
+// gathers lets the calls of a statement gather, of which all are the same for several
+// sessions: one that changes them, or not, and reads them, or not.
+func (s *Store) gathers(st *statement, all []*statement, changes, reads bool) {
+	if len(all) == 0 {
+		return
+	}
+	scan := func(rows *sql.Rows) (*keyed, error) {
+		r := new(keyed)
+		columns, err := rows.Columns()
+		switch {
+		case err != nil:
+			return nil, err
+		case reads:
+			err = rows.Scan(append([]any{&r.id}, r.all()...)...)
+			r.items = bytes.Clone(r.items)
+		case len(columns) > 1: // what wakes somebody
+			err = rows.Scan(&r.id, new(sql.RawBytes))
+		default:
+			err = rows.Scan(&r.id)
+		}
+		return r, err
+	}
+	st.gathering = &gathering{spawn: s.running.Go, together: func(ctx context.Context, calls []*call) {
+		i, a := 0, make([]*args, len(calls))
+		for 2<<i < len(calls) {
+			i++
+		}
+		for i, c := range calls {
+			a[i] = &c.a
+		}
+		var err error
+		if changes && !s.d.returns() {
+			var n int64
+			n, err = s.exec(ctx, all[i], a...)
+			for _, c := range calls {
+				c.changed = n == int64(len(calls)) // else each has to look for itself
+			}
+		} else {
+			var rows []*keyed
+			rows, err = collect(ctx, s, all[i], changes, scan, a...)
+			for _, r := range rows {
+				if i := slices.IndexFunc(calls, func(c *call) bool { return bytes.Equal(c.id[:], r.id) }); i >= 0 {
+					calls[i].changed, calls[i].row = true, &r.row
+				}
+			}
+		}
+		if err == nil {
+			return
+		}
+		for _, c := range calls {
+			if errors.Is(err, store.ErrUnsure) || ctx.Err() != nil {
+				c.err = err
+			} else {
+				c.alone = true // what one of them is refused for is not for the others
+			}
+		}
+	}}
+}
+
+// A keyed is a row with its key.
+type keyed struct {
+	id []byte
+	row
+}
+
+// change runs a statement that changes a session or not, perhaps together with others. Zero
+// may also mean that it is not known.
+func (s *Store) change(ctx context.Context, st *statement, k key, a *args) (n int64, err error) {
+	items, _ := a[pItems].([]byte)
+	if st.gathering == nil || len(items) > mostTogether {
+		return s.exec(ctx, st, a)
+	}
+	c, err := st.gathering.do(ctx, k, a, func() (err error) {
+		n, err = s.exec(ctx, st, a)
+		return err
+	})
+	if c != nil && c.changed {
+		n = 1
+	}
+	return n, err
+}
+
+// read runs a statement that returns a session in allColumns or nothing, perhaps together
+// with others, and fills in rec if it is one that wanted wants.
+func (s *Store) read(ctx context.Context, st *statement, k key, a *args, changes bool, rec *store.Record, wanted func(*row) bool) (r *row, err error) {
+	alone := func() (err error) {
+		r, err = s.one(ctx, st, a, changes, s.scanAll(k, rec, wanted))
+		return err
+	}
+	if st.gathering == nil {
+		err = alone()
+		return r, err
+	}
+	c, err := st.gathering.do(ctx, k, a, alone)
+	switch {
+	case c == nil || err != nil:
+		return r, err
+	case c.row == nil || !wanted(c.row):
+		return c.row, nil
+	}
+	return c.row, s.fillAll(k, c.row, rec)
+}
