@@ -60,8 +60,11 @@ var libraries = []library{
 	{"scs, goredisstore", onServer, storeRedis, scsApplication(0, scsRedis)},
 	{"scs, goredisstore, IdleTimeout", onServer, storeRedis, scsApplication(idleTimeout, scsRedis)},
 	{"scs, pgxstore", inPostgres, storePostgres, scsApplication(0, scsPostgres)},
+	{"scs, pgxstore, IdleTimeout", inPostgres, storePostgres, scsApplication(idleTimeout, scsPostgres)},
 	{"scs, mysqlstore", inMariaDB, storeMariaDB, scsApplication(0, scsMySQL)},
+	{"scs, mysqlstore, IdleTimeout", inMariaDB, storeMariaDB, scsApplication(idleTimeout, scsMySQL)},
 	{"scs, sqlite3store", inSQLite, storeFolder, scsApplication(0, scsSQLite)},
+	{"scs, sqlite3store, IdleTimeout", inSQLite, storeFolder, scsApplication(idleTimeout, scsSQLite)},
 	{cookieStore, inProcess, storeNone, gorilla(func(string) (sessions.Store, error) { return sessions.NewCookieStore(hashKey, blockKey), nil })},
 	{"gorilla, FilesystemStore", inProcess, storeFolder, gorilla(func(dir string) (sessions.Store, error) {
 		s := sessions.NewFilesystemStore(dir, hashKey, blockKey)

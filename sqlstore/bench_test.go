@@ -45,6 +45,7 @@ func BenchmarkRequest(b *testing.B) {
 			} {
 				b.Run(request.name, func(b *testing.B) {
 					b.ReportAllocs()
+					b.SetParallelism(16) // as many visitors as a server has
 					b.RunParallel(func(pb *testing.PB) {
 						id, rec := visitor(b)
 						for pb.Next() {

@@ -14,12 +14,19 @@ import (
 func TestContract(t *testing.T) {
 	t.Parallel()
 	for name, run := range map[string]func(t *testing.T){
-		"PostgreSQL": func(t *testing.T) { contract(t, inPostgres(t, servers.StartPostgres(t, nil)), Options{}) },
-		"MariaDB":    func(t *testing.T) { contract(t, inMariaDB(t, servers.StartMariaDB(t, nil)), Options{}) },
-		"SQLite":     func(t *testing.T) { contract(t, databases[2].make(t), Options{}) },
+		"PostgreSQL": func(t *testing.T) { contract(t, inPostgres(t, servers.StartPostgres(t, nil)), Options{}, nil) },
+		"MariaDB":    func(t *testing.T) { contract(t, inMariaDB(t, servers.StartMariaDB(t, nil)), Options{}, nil) },
+		"SQLite":     func(t *testing.T) { contract(t, databases[2].make(t), Options{}, nil) },
+		"PostgreSQLTogether": func(t *testing.T) {
+			contract(t, inPostgres(t, servers.StartPostgres(t, nil)), Options{}, (*Store).together)
+		},
+		"MariaDBTogether": func(t *testing.T) {
+			contract(t, inMariaDB(t, servers.StartMariaDB(t, nil)), Options{}, (*Store).together)
+		},
+		"SQLiteTogether": func(t *testing.T) { contract(t, databases[2].make(t), Options{}, (*Store).together) },
 		"PostgreSQLNotified": func(t *testing.T) {
 			d := inPostgres(t, servers.StartPostgres(t, nil))
-			contract(t, d, Options{Notifier: pgnotify.New(d.db), Compress: true, Keys: [][]byte{aesKey(1)}})
+			contract(t, d, Options{Notifier: pgnotify.New(d.db), Compress: true, Keys: [][]byte{aesKey(1)}}, nil)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -35,13 +42,18 @@ type opened struct {
 	options Options
 }
 
-func contract(t *testing.T, d *database, o Options) {
+// contract runs the suite on stores that were changed by change, if that is not nil.
+func contract(t *testing.T, d *database, o Options, change func(*Store)) {
 	o.Ends = 100_000
 	open := func(t testing.TB, db *sql.DB, o Options) store.Store {
 		if o.Notifier != nil {
 			o.Notifier = pgnotify.New(db)
 		}
-		return opened{d.openAt(t, db, o), o}
+		s := d.openAt(t, db, o)
+		if change != nil {
+			change(s)
+		}
+		return opened{s, o}
 	}
 	storetest.Run(t, storetest.Harness{
 		Open: func(t testing.TB) store.Store {

@@ -69,10 +69,13 @@ type dialect interface {
 	updateFirst(n, table, set, where, order, only, columns string) string
 	deleteFirst(n, table, where, order string) string
 
-	// gathers reports whether statements for several sessions at once are worth it. typed
-	// renders a parameter that stands where nothing else tells its type.
+	// gathers reports whether statements for several sessions at once are worth it (see
+	// several). In these, typed renders a parameter where nothing else tells its type, and
+	// once an expression that is the same for all rows, so that it is not evaluated for
+	// each.
 	gathers() bool
 	typed(param string, t columnType) string
+	once(x string) string
 
 	// create renders the statements that create a table with its indexes. They leave
 	// alone what is there already, or fail with an error that judge calls present.
@@ -180,6 +183,8 @@ func (common) oneWriter() bool             { return false }
 func (common) gathers() bool               { return false }
 
 func (common) typed(param string, _ columnType) string { return param }
+
+func (common) once(x string) string { return x }
 
 func (common) update(table, set, where, _ string) string {
 	return "UPDATE " + table + " SET " + set + " WHERE " + where

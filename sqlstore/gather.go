@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/holdfast-session/holdfast/store"
 )
@@ -18,18 +19,22 @@ import (
 type gathering struct {
 	together func(ctx context.Context, calls []*call) // fills in what each call comes to
 	spawn    func(func())
+	least    int // how many are made together at least: two, and one in tests
 
 	mu      sync.Mutex
-	running int     // that are at the database
+	running int     // how many statements are at the database
 	waiting []*call // for one of these to come back
 }
 
 const (
-	// atOnce is how many of a kind are at the database before others gather, which also
-	// leaves connections to the other kinds.
-	atOnce = 2
-	// maxTogether is how many calls are made together at most, a power of two.
+	// maxTogether is how many calls are made together at most, a power of two. So many do
+	// not wait for those before them to come back.
 	maxTogether = 16
+	// mostTogether is how large a content may be that is written together with others.
+	mostTogether = 32 << 10
+	// patience is how long calls wait for those before them: a connection that is dead
+	// must not hold up all others.
+	patience = 100 * time.Millisecond
 )
 
 // A call is one of those that wait.
@@ -39,9 +44,10 @@ type call struct {
 	a     args
 	ready chan struct{} // closed when what follows is known
 
-	lead    bool // it is to be made by itself, and the next ones started after it
+	lead    bool // it is to be made by itself, and others started after it; under the mutex
 	alone   bool // it is to be made by itself
 	changed bool // it has changed its row
+	unsure  bool // it is not known whether it has
 	row     *row // that it read, or nil
 	err     error
 }
@@ -50,10 +56,10 @@ type call struct {
 // returns no call. Of one session no two are made together.
 func (g *gathering) do(ctx context.Context, id key, a *args, alone func() error) (*call, error) {
 	g.mu.Lock()
-	if g.running < atOnce {
-		g.running++
+	if g.running == 0 && g.least > 1 {
+		g.running = 1
 		g.mu.Unlock()
-		defer g.next()
+		defer g.back()
 		return nil, alone()
 	}
 	c := &call{ctx: ctx, id: id, a: *a, ready: make(chan struct{})}
@@ -61,24 +67,38 @@ func (g *gathering) do(ctx context.Context, id key, a *args, alone func() error)
 		c.a[pItems] = bytes.Clone(items) // it may be on its way yet when the caller has gone
 	}
 	g.waiting = append(g.waiting, c)
+	if len(g.waiting) >= maxTogether || g.running == 0 {
+		g.start()
+	}
 	g.mu.Unlock()
 
-	select {
-	case <-c.ready:
-	case <-ctx.Done():
-		g.mu.Lock()
-		if i := slices.Index(g.waiting, c); i >= 0 {
-			g.waiting = slices.Delete(g.waiting, i, i+1)
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	for ready := false; !ready; {
+		select {
+		case <-c.ready:
+			ready = true
+		case <-late.C:
+			g.mu.Lock()
+			if slices.Contains(g.waiting, c) {
+				g.start()
+			}
+			g.mu.Unlock()
+		case <-ctx.Done():
+			g.mu.Lock()
+			if i := slices.Index(g.waiting, c); i >= 0 {
+				g.waiting = slices.Delete(g.waiting, i, i+1)
+			}
+			lead := c.lead
+			g.mu.Unlock()
+			if lead {
+				g.back()
+			}
+			return nil, ctx.Err()
 		}
-		lead := c.lead
-		g.mu.Unlock()
-		if lead {
-			g.next()
-		}
-		return nil, ctx.Err()
 	}
 	if c.lead {
-		defer g.next()
+		defer g.back()
 	}
 	if c.lead || c.alone {
 		return nil, alone()
@@ -100,20 +120,27 @@ func (g *gathering) take() []*call {
 	return calls
 }
 
-// next starts the calls that have gathered, when one has come back.
-func (g *gathering) next() {
+// back is for who has come back from the database: it starts the calls that have gathered.
+func (g *gathering) back() {
 	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.running--
+	g.start()
+}
+
+// start starts the calls that can be made now. g.mu is held.
+func (g *gathering) start() {
 	calls := g.take()
-	switch len(calls) {
-	case 0:
-		g.running--
-	case 1:
+	if len(calls) == 0 {
+		return
+	}
+	g.running++
+	if len(calls) < g.least {
 		calls[0].lead = true
 		close(calls[0].ready)
-	default:
-		g.spawn(func() { g.run(calls) })
+		return
 	}
-	g.mu.Unlock()
+	g.spawn(func() { g.run(calls) })
 }
 
 // run makes some calls together. It goes on until all who wait for it are gone.
@@ -129,14 +156,11 @@ func (g *gathering) run(calls []*call) {
 		})()
 	}
 	g.together(ctx, calls)
-	g.next()
+	g.back()
 	for _, c := range calls {
 		close(c.ready)
 	}
 }
-
-// mostTogether is how large a content may be that is written together with others.
-const mostTogether = 32 << 10
 
 // gathers lets the calls of a statement gather, of which all are the same for several
 // sessions: one that changes them, or not, and reads them, or not.
@@ -160,7 +184,7 @@ func (s *Store) gathers(st *statement, all []*statement, changes, reads bool) {
 		}
 		return r, err
 	}
-	st.gathering = &gathering{spawn: s.running.Go, together: func(ctx context.Context, calls []*call) {
+	st.gathering = &gathering{spawn: s.running.Go, least: 2, together: func(ctx context.Context, calls []*call) {
 		i, a := 0, make([]*args, len(calls))
 		for 2<<i < len(calls) {
 			i++
@@ -173,7 +197,8 @@ func (s *Store) gathers(st *statement, all []*statement, changes, reads bool) {
 			var n int64
 			n, err = s.exec(ctx, all[i], a...)
 			for _, c := range calls {
-				c.changed = n == int64(len(calls)) // else each has to look for itself
+				c.changed = n == int64(len(calls))
+				c.unsure = !c.changed // and has to look for itself
 			}
 		} else {
 			var rows []*keyed
@@ -203,8 +228,8 @@ type keyed struct {
 	row
 }
 
-// change runs a statement that changes a session or not, perhaps together with others. Zero
-// may also mean that it is not known.
+// change runs a statement that changes a session or not, perhaps together with others. It
+// returns how many it changed, or -1 if that is not known.
 func (s *Store) change(ctx context.Context, st *statement, k key, a *args) (n int64, err error) {
 	items, _ := a[pItems].([]byte)
 	if st.gathering == nil || len(items) > mostTogether {
@@ -214,8 +239,12 @@ func (s *Store) change(ctx context.Context, st *statement, k key, a *args) (n in
 		n, err = s.exec(ctx, st, a)
 		return err
 	})
-	if c != nil && c.changed {
+	switch {
+	case c == nil:
+	case c.changed:
 		n = 1
+	case c.unsure:
+		n = -1
 	}
 	return n, err
 }

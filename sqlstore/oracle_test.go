@@ -22,9 +22,17 @@ func (s *statements) all() (names []string, all map[string]*statement) {
 	all = make(map[string]*statement)
 	v := reflect.ValueOf(s).Elem()
 	for i := range v.NumField() {
-		name := v.Type().Field(i).Name
-		names = append(names, name)
-		all[name] = (*statement)(v.Field(i).UnsafePointer())
+		name, f := v.Type().Field(i).Name, v.Field(i)
+		if f.Kind() != reflect.Slice {
+			names = append(names, name)
+			all[name] = (*statement)(f.UnsafePointer())
+			continue
+		}
+		for j := range f.Len() { // for 2 sessions, for 4 and so on
+			each := fmt.Sprint(name, 2<<j)
+			names = append(names, each)
+			all[each] = (*statement)(f.Index(j).UnsafePointer())
+		}
 	}
 	return names, all
 }
@@ -102,5 +110,5 @@ func TestContractOracle(t *testing.T) {
 	_, _ = db.Exec("DROP TABLE clock") // of a run that was ended
 	d := openDatabase(t, Oracle, "oracle", dsn, nil)
 	defer d.exec(t, "DROP TABLE clock")
-	contract(t, d, Options{})
+	contract(t, d, Options{}, nil)
 }

@@ -10,6 +10,8 @@ func (postgres) reuses() bool       { return true }
 func (postgres) returns() bool      { return true }
 func (postgres) gathers() bool      { return true }
 
+func (postgres) once(x string) string { return "(SELECT " + x + ")" }
+
 func (p postgres) typed(param string, t columnType) string {
 	return "CAST(" + param + " AS " + p.typeOf(t) + ")"
 }
@@ -27,7 +29,7 @@ func (postgres) now() string {
 // relaxed turns synchronous_commit off for the transaction that the statement is. What a
 // lock has seen is durable all the same: PostgreSQL shows a change only after its commit.
 func (postgres) relaxed(x string) string {
-	const off = "set_config('synchronous_commit', 'off', true)"
+	const off = "(SELECT set_config('synchronous_commit', 'off', true))"
 	if x == "" {
 		return off
 	}

@@ -129,28 +129,26 @@ func paramNamed(name string) param {
 	panic("sqlstore: there is no parameter " + name)
 }
 
-// several turns the text of a statement for one session into one for so many: each
-// parameter is that of the row at hand. It stays one that finds rows by their key, and
-// that changes them one after the other.
+// several turns the text of a statement for one session, which has the condition id = :id,
+// into one for so many, in which each parameter is that of the row at hand: those of the
+// third session have @2 behind their names. It finds rows by their key as the other does.
 func several(d dialect, text string, sessions int) string {
 	before, after, found := strings.Cut(text, "id = :id")
 	if !found {
 		panic("sqlstore: not a statement for one session: " + text)
 	}
-	var ids []string
-	for i := range sessions {
-		ids = append(ids, fmt.Sprintf(":id@%d", i))
+	ids := make([]string, sessions)
+	for i := range ids {
+		ids[i] = fmt.Sprintf(":id@%d", i)
 	}
 	each := func(text string) string {
 		return paramPattern.ReplaceAllStringFunc(text, func(name string) string {
 			var b strings.Builder
 			b.WriteString("CASE id")
 			for i, id := range ids {
-				value := fmt.Sprintf("%s@%d", name, i)
-				fmt.Fprintf(&b, " WHEN %s THEN %s", id, d.typed(value, paramNamed(name[1:]).typ()))
+				fmt.Fprintf(&b, " WHEN %s THEN %s", id, d.typed(fmt.Sprintf("%s@%d", name, i), paramNamed(name[1:]).typ()))
 			}
-			b.WriteString(" END")
-			return b.String()
+			return b.String() + " END"
 		})
 	}
 	return each(before) + "id IN (" + strings.Join(ids, ", ") + ")" + each(after)
@@ -248,8 +246,10 @@ const sweepBatch = 250
 func newStatements(d dialect, n names) *statements {
 	c := func(text string) *statement { return compile(d, n, text) }
 	all := func(text string) (all []*statement) {
-		for n := 2; n <= maxTogether && d.gathers(); n *= 2 {
-			all = append(all, c(several(d, text, n)))
+		n := n
+		n.now = d.once(n.now)
+		for k := 2; k <= maxTogether && d.gathers(); k *= 2 {
+			all = append(all, compile(d, n, several(d, text, k)))
 		}
 		return all
 	}

@@ -144,8 +144,16 @@ func plans(t *testing.T, d *database, s *Store) {
 		"load": {s.st.load, primary}, "lock": {s.st.lock, primary}, "remove": {s.st.remove, primary}, "unlock": {s.st.unlock, primary},
 		"expireFirst": {s.st.expireFirst, n + "_due"}, "delayFirst": {s.st.delayFirst, n + "_due"}, "forgetFirst": {s.st.forgetFirst, n + "_due"},
 		"claim": {s.st.claim, n + "_ends"}, "listSubject": {s.st.listSubject, n + "_subject"},
+		"loadAll": {s.st.loadAll[3], primary}, "lockAll": {s.st.lockAll[3], primary},
+		"saveMineAll": {s.st.saveMineAll[3], primary}, "unlockAll": {s.st.unlockAll[3], primary},
 	} {
-		plan := explain(t, d, c.st, a)
+		several := make([]*args, maxTogether)
+		for i := range several {
+			one, k := *a, key{byte(i)}
+			one[pID] = k[:]
+			several[i] = &one
+		}
+		plan := explain(t, d, c.st, several...)
 		if !strings.Contains(plan, c.index) {
 			t.Errorf("%s does not use the index %s:\n%s", name, c.index, plan)
 		}
@@ -155,10 +163,10 @@ func plans(t *testing.T, d *database, s *Store) {
 	}
 }
 
-func explain(t *testing.T, d *database, st *statement, a *args) string {
+func explain(t *testing.T, d *database, st *statement, a ...*args) string {
 	t.Helper()
 	how := map[Dialect]string{PostgreSQL: "EXPLAIN ", MySQL: "EXPLAIN ", SQLite: "EXPLAIN QUERY PLAN "}[d.dialect]
-	rows, err := d.db.QueryContext(t.Context(), how+st.text, st.values(a)...)
+	rows, err := d.db.QueryContext(t.Context(), how+st.text, st.values(a...)...)
 	if err != nil {
 		t.Fatalf("%s: %v", st.text, err)
 	}
