@@ -241,7 +241,7 @@ type statements struct {
 }
 
 // sweepBatch is how many rows a statement of a sweep changes at most.
-const sweepBatch = 250
+const sweepBatch = 100
 
 func newStatements(d dialect, n names) *statements {
 	c := func(text string) *statement { return compile(d, n, text) }

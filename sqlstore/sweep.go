@@ -23,7 +23,7 @@ type Swept struct {
 }
 
 // Sweep ends the sessions that have expired by now, and deletes the tombstones of those
-// that ended long ago, a few hundred rows at a time with a pause in between. Every [Store]
+// that ended long ago, a hundred rows at a time with a pause in between. Every [Store]
 // does so by itself, one of all that use the table at a time.
 func Sweep(ctx context.Context, db *sql.DB, o *Options) (Swept, error) {
 	s, err := open(ctx, db, o, "")
@@ -76,11 +76,11 @@ func (s *Store) sweep(ctx context.Context) (done Swept, err error) {
 		if err != nil {
 			return done, err
 		}
-		if ended+delayed >= sweepBatch {
+		if ended+delayed > 0 {
 			idle = 0
 			continue
 		}
-		// Perhaps another sweep has just done these, and there are more.
+		// Perhaps another sweep is just doing these, and there are more.
 		due, err := collect(ctx, s, s.st.due, false, scanDue, new(args))
 		if err != nil {
 			return done, err
@@ -101,7 +101,7 @@ const idleRounds = 5
 
 // sweepShare is the part of its time that a sweep works; for the rest requests have the
 // database for themselves.
-const sweepShare = 5
+const sweepShare = 10
 
 // paced runs a statement of a sweep, and pauses if it found something to do.
 func (s *Store) paced(ctx context.Context, st *statement) (n int64, err error) {

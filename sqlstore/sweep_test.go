@@ -41,87 +41,134 @@ func fillTable(t testing.TB, d *database, s *Store, n int) {
 }
 
 // TestSweepOfMany ends what has expired of many sessions in small steps by an index, while
-// requests come.
+// requests come at a fixed rate; windows with the sweep and without take turns.
 func TestSweepOfMany(t *testing.T) {
-	n := 20_000
+	n, window := 20_000, 50*time.Millisecond
 	if long() {
-		n = 1_000_000
+		n, window = 1_000_000, 2*time.Second
 	}
 	everyDatabase(t, func(t *testing.T, d *database) {
 		db, count := d.counted(t)
 		s := d.openAt(t, db, Options{Dialect: d.dialect})
 		fillTable(t, d, s, n)
-		alone := requests(t, s, "before", nil)
+		v := newVisitors(t, s)
+		v.visit(window) // to warm up
 		count.take()
 
-		done := make(chan struct{})
-		var swept Swept
-		var took time.Duration
-		go func() {
-			defer close(done)
-			began := time.Now()
-			var err error
-			if swept, err = s.sweep(context.Background()); err != nil {
-				t.Error(err)
-			}
-			took = time.Since(began)
-		}()
-		during := requests(t, s, "during", done)
-		<-done
+		var alone, during []time.Duration
+		var swept int64
+		for range 5 {
+			alone = append(alone, v.visit(window)...)
+			swept += sweepBeside(t, s, window, func() { during = append(during, v.visit(window)...) })
+		}
+		v.done.Wait()
+		rest, err := s.sweep(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		swept += rest.Ended
 		var ended, left int
 		d.scan(t, s.names.replacer().Replace("SELECT COUNT(*) FROM "+inTable+" WHERE state <> 0"), &ended)
 		d.scan(t, s.names.replacer().Replace("SELECT COUNT(*) FROM "+inTable+" WHERE state = 0 AND expires <= "+inNow), &left)
 		if ended != n/10 || left != 0 {
 			t.Errorf("%d sessions ended, and %d that have expired are left; want %d and none", ended, left, n/10)
 		}
-		var longest []time.Duration
+		var took []time.Duration
 		for _, call := range count.take() {
 			if strings.Contains(call.text, "ORDER BY due") {
-				longest = append(longest, call.took)
+				took = append(took, call.took)
 				if call.rows > sweepBatch {
 					t.Errorf("a statement changed %d rows; want at most %d", call.rows, sweepBatch)
 				}
 			}
 		}
-		slices.Sort(longest)
-		t.Logf("%d of %d sessions ended in %v by %d statements, of which the median took %v and the longest %v; a request at p95: %v, and %v meanwhile",
-			swept.Ended, n, took.Round(time.Millisecond), len(longest), longest[len(longest)/2], longest[len(longest)-1], alone, during)
+		slices.Sort(took)
+		t.Logf("%d of %d sessions ended, %d in the windows, by %d statements: median %v, p99 %v, longest %v; %d requests at p95: %v without, %v with the sweep, %.2f times",
+			ended, n, swept-rest.Ended, len(took), took[len(took)/2], took[len(took)*99/100], took[len(took)-1],
+			len(alone)+len(during), p95(alone), p95(during), float64(p95(during))/float64(p95(alone)))
 		plans(t, d, s)
 	})
 }
 
-// requests makes requests, until done if that is not nil, and returns the 95th percentile
-// of what one takes.
-func requests(t *testing.T, s *Store, app string, done chan struct{}) time.Duration {
-	ctx := context.Background()
-	var all []time.Duration
-	rec := new(store.Record)
-	for i := 0; ; i++ {
-		id := store.ID{App: app, Session: fmt.Sprint(i % 50)}
-		if i < 50 {
-			if err := s.Create(ctx, id, &store.Record{Version: store.NewVersion(), Timeout: time.Hour}, false); err != nil {
-				t.Fatal(err)
-			}
+func p95(all []time.Duration) time.Duration {
+	slices.Sort(all)
+	return all[len(all)*95/100]
+}
+
+// sweepBeside sweeps for as long as a window lasts, in which something else is done, and
+// returns how many sessions ended.
+func sweepBeside(t *testing.T, s *Store, window time.Duration, do func()) int64 {
+	ctx, cancel := context.WithTimeout(t.Context(), window)
+	defer cancel()
+	var swept Swept
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		var err error
+		if swept, err = s.sweep(ctx); err != nil && ctx.Err() == nil {
+			t.Error(err)
 		}
-		began := time.Now()
-		if err := s.Lock(ctx, id, store.LockOptions{Owner: store.NewOwner()}, rec); err != nil {
+	}()
+	do()
+	<-done
+	return swept.Ended
+}
+
+// visitors make requests at a fixed rate, each in a session that it locks and saves.
+type visitors struct {
+	t    *testing.T
+	s    *Store
+	i    int
+	done sync.WaitGroup
+}
+
+const visitorsPerSecond = 100
+
+func newVisitors(t *testing.T, s *Store) *visitors {
+	v := &visitors{t: t, s: s}
+	for i := range visitorsPerSecond {
+		if err := s.Create(t.Context(), v.id(i), &store.Record{Version: store.NewVersion(), Timeout: time.Hour}, false); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Save(ctx, id, rec, store.NewVersion(), false); err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, time.Since(began))
-		over := i > 100
-		if done != nil {
-			select {
-			case <-done:
-			default:
-				over = false
+	}
+	return v
+}
+
+func (v *visitors) id(i int) store.ID {
+	return store.ID{App: "visitors", Session: fmt.Sprint(i % visitorsPerSecond)}
+}
+
+// visit makes requests in a window of time, and returns how long each took that ended in
+// it, from when it was due.
+func (v *visitors) visit(window time.Duration) []time.Duration {
+	took := make(chan time.Duration, int(window.Seconds()*visitorsPerSecond)+1)
+	tick := time.NewTicker(time.Second / visitorsPerSecond)
+	defer tick.Stop()
+	over := time.After(window)
+	for {
+		select {
+		case due := <-tick.C:
+			id := v.id(v.i)
+			v.i++
+			v.done.Go(func() {
+				rec := new(store.Record)
+				err := v.s.Lock(context.Background(), id, store.LockOptions{Owner: store.NewOwner(), Wait: time.Minute}, rec)
+				if err == nil {
+					err = v.s.Save(context.Background(), id, rec, store.NewVersion(), false)
+				}
+				if err != nil {
+					v.t.Error(err)
+				}
+				took <- time.Since(due)
+			})
+		case <-over:
+			v.done.Wait()
+			close(took)
+			var all []time.Duration
+			for each := range took {
+				all = append(all, each)
 			}
-		}
-		if over {
-			slices.Sort(all)
-			return all[len(all)*95/100]
+			return all
 		}
 	}
 }
@@ -158,7 +205,7 @@ func plans(t *testing.T, d *database, s *Store) {
 			t.Errorf("%s does not use the index %s:\n%s", name, c.index, plan)
 		}
 		if testing.Verbose() {
-			t.Logf("%s:\n%s", name, plan)
+			t.Logf("%s:\n%.1000s", name, plan)
 		}
 	}
 }

@@ -62,7 +62,7 @@ UPDATE "holdfast_sessions" SET state = 1, lease = NULL, items = NULL WHERE app_h
 SELECT due FROM "holdfast_sessions" WHERE state = 2 ORDER BY due DESC OFFSET :1 ROWS FETCH NEXT 1 ROWS ONLY;
 
 -- forgetEnds
-UPDATE "holdfast_sessions" SET state = 1, lease = NULL, items = NULL WHERE id IN (SELECT id FROM "holdfast_sessions" WHERE state = 2 AND due <= :1 ORDER BY due FETCH NEXT 250 ROWS ONLY);
+UPDATE "holdfast_sessions" SET state = 1, lease = NULL, items = NULL WHERE id IN (SELECT id FROM "holdfast_sessions" WHERE state = 2 AND due <= :1 ORDER BY due FETCH NEXT 100 ROWS ONLY);
 
 -- turn
 UPDATE "holdfast_sessions_meta" SET value = NOW + :1 WHERE kind = 1 AND meta_id = 0 AND value <= NOW;
@@ -74,13 +74,13 @@ UPDATE "holdfast_sessions_meta" SET value = NOW + :1 WHERE kind = 1 AND meta_id 
 SELECT due FROM "holdfast_sessions" WHERE state = 0 AND due <= NOW ORDER BY due FETCH NEXT 1 ROWS ONLY;
 
 -- expireFirst
-UPDATE "holdfast_sessions" SET ended_at = expires, reason = 1, moved_to = NULL, due = NOW + LEAST(GREATEST(slide, 2 * lock_timeout), 86400000000), subject_hash = NULL, lease = CASE WHEN NOT (MOD(flags, 2) = 1) AND :1 = 0 AND (:2 = 1 OR EXISTS (SELECT 1 FROM "holdfast_sessions_meta" WHERE kind = 2 AND meta_id = app_hash)) THEN expires ELSE NULL END, items = CASE WHEN NOT (MOD(flags, 2) = 1) AND :3 = 0 AND (:4 = 1 OR EXISTS (SELECT 1 FROM "holdfast_sessions_meta" WHERE kind = 2 AND meta_id = app_hash)) THEN items ELSE NULL END, state = CASE WHEN NOT (MOD(flags, 2) = 1) AND :5 = 0 AND (:6 = 1 OR EXISTS (SELECT 1 FROM "holdfast_sessions_meta" WHERE kind = 2 AND meta_id = app_hash)) THEN 2 ELSE 1 END, lock_owner = 0, lock_date = 0 WHERE id IN (SELECT id FROM "holdfast_sessions" WHERE state = 0 AND due <= NOW ORDER BY due FETCH NEXT 250 ROWS ONLY) AND state = 0 AND expires <= NOW;
+UPDATE "holdfast_sessions" SET ended_at = expires, reason = 1, moved_to = NULL, due = NOW + LEAST(GREATEST(slide, 2 * lock_timeout), 86400000000), subject_hash = NULL, lease = CASE WHEN NOT (MOD(flags, 2) = 1) AND :1 = 0 AND (:2 = 1 OR EXISTS (SELECT 1 FROM "holdfast_sessions_meta" WHERE kind = 2 AND meta_id = app_hash)) THEN expires ELSE NULL END, items = CASE WHEN NOT (MOD(flags, 2) = 1) AND :3 = 0 AND (:4 = 1 OR EXISTS (SELECT 1 FROM "holdfast_sessions_meta" WHERE kind = 2 AND meta_id = app_hash)) THEN items ELSE NULL END, state = CASE WHEN NOT (MOD(flags, 2) = 1) AND :5 = 0 AND (:6 = 1 OR EXISTS (SELECT 1 FROM "holdfast_sessions_meta" WHERE kind = 2 AND meta_id = app_hash)) THEN 2 ELSE 1 END, lock_owner = 0, lock_date = 0 WHERE id IN (SELECT id FROM "holdfast_sessions" WHERE state = 0 AND due <= NOW ORDER BY due FETCH NEXT 100 ROWS ONLY) AND state = 0 AND expires <= NOW;
 
 -- delayFirst
-UPDATE "holdfast_sessions" SET due = expires WHERE id IN (SELECT id FROM "holdfast_sessions" WHERE state = 0 AND due <= NOW ORDER BY due FETCH NEXT 250 ROWS ONLY) AND state = 0 AND expires > NOW;
+UPDATE "holdfast_sessions" SET due = expires WHERE id IN (SELECT id FROM "holdfast_sessions" WHERE state = 0 AND due <= NOW ORDER BY due FETCH NEXT 100 ROWS ONLY) AND state = 0 AND expires > NOW;
 
 -- forgetFirst
-DELETE FROM "holdfast_sessions" WHERE id IN (SELECT id FROM "holdfast_sessions" WHERE state = 1 AND due <= NOW ORDER BY due FETCH NEXT 250 ROWS ONLY);
+DELETE FROM "holdfast_sessions" WHERE id IN (SELECT id FROM "holdfast_sessions" WHERE state = 1 AND due <= NOW ORDER BY due FETCH NEXT 100 ROWS ONLY);
 
 -- list
 SELECT id, app, session_id, state, reason, moved_to, ended_at, expires, timeout, version, version1, version2, version3, acquired, lock_cookie, lock_owner, lock_date, created, flags, subject, NOW FROM "holdfast_sessions" WHERE state = 0 AND expires > NOW AND id > :1 AND id <= :2 ORDER BY id FETCH NEXT :3 ROWS ONLY;
