@@ -49,10 +49,10 @@ func newScripts(clock, inboxes string, staleness time.Duration) *scripts {
 	s := &scripts{
 		load:   of("fast", "session", "load"),
 		touch:  of("session", "touch"),
-		lock:   of("session", "queue", "lock"),
-		unlock: of("session", "queue", "unlock"),
+		lock:   of("fastlock", "session", "queue", "lock"),
+		unlock: of("fastunlock", "session", "queue", "unlock"),
 		create: of("session", "create"),
-		save:   of("session", "queue", "save"),
+		save:   of("fastsave", "session", "queue", "save"),
 		remove: of("session", "remove"),
 		peek:   of("session", "peek"),
 		visit:  of("session", "ends", "visit"),
