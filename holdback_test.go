@@ -945,7 +945,7 @@ func TestDownloadInConstantMemory(t *testing.T) {
 				runtime.ReadMemStats(&now)
 				if first == 0 {
 					first = now.HeapAlloc
-				} else if now.HeapAlloc > first+4<<20 {
+				} else if now.HeapAlloc > first+8<<20 { // the client's HTTP/2 window alone is 4 MB
 					t.Errorf("%s %s: the heap grew from %d to %d after %d bytes", proto, path, first, now.HeapAlloc, n)
 				}
 			}
