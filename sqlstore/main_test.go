@@ -131,7 +131,12 @@ func (d *database) now() string {
 }
 
 func (d *database) advance(by time.Duration) {
-	if _, err := d.db.Exec(fmt.Sprintf("UPDATE clock SET ahead = ahead + %d", by.Microseconds())); err != nil {
+	of, _ := dialectOf(d.dialect)
+	err := repeat(context.Background(), of, true, func() error { // MySQL locks the clock for who reads it, too
+		_, err := d.db.Exec(fmt.Sprintf("UPDATE clock SET ahead = ahead + %d", by.Microseconds()))
+		return err
+	})
+	if err != nil {
 		panic(err)
 	}
 }
