@@ -456,3 +456,20 @@ func TestOvertaken(t *testing.T) {
 		}
 	}
 }
+
+// What one cell fills another must not find in another size.
+func TestCellsOfAnotherSizeHaveOtherKeys(t *testing.T) {
+	small, large := shape{connections: 256, bytes: smallSession}, shape{connections: 256, bytes: largeSession}
+	seen := make(map[string]bool)
+	for conn := range 256 {
+		for _, h := range []shape{small, large} {
+			keys := string(h.keys(conn, 1024))
+			for ; keys != ""; keys = keys[keyLength:] {
+				if seen[keys[:keyLength]] {
+					t.Fatalf("two sessions are called %s", keys[:keyLength])
+				}
+				seen[keys[:keyLength]] = true
+			}
+		}
+	}
+}

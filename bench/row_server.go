@@ -368,11 +368,13 @@ func (c *contenders) peers(h shape) []peer {
 	return all
 }
 
-// keys are the sessions of one connection, of count that are shared out.
+// keys are the sessions of one connection, of count that are shared out. Cells share a
+// server, and all are filled before the first: those of another size have sessions of
+// their own.
 func (h shape) keys(conn, count int) []byte {
 	var keys []byte
 	for k := range count / h.connections {
-		keys = append(keys, sessionKey(conn, k)...)
+		keys = append(keys, sessionKey(conn+1000*(h.bytes>>10), k)...)
 	}
 	return keys
 }
