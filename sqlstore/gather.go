@@ -82,6 +82,7 @@ func (g *gathering) do(ctx context.Context, id key, a *args, alone func() error)
 			g.mu.Lock()
 			if slices.Contains(g.waiting, c) {
 				g.start()
+				late.Reset(patience) // another call of its session may have gone first
 			}
 			g.mu.Unlock()
 		case <-ctx.Done():

@@ -144,6 +144,19 @@ func TestGathering(t *testing.T) {
 			t.Error(err)
 		}
 	}, trip{1, true}, trip{3, false})
+	run("two of one session, and all before are stuck", func(n int) time.Duration { return time.Hour / time.Duration(n*n*n) }, func(t *testing.T, p *counterpart) {
+		var stuck sync.WaitGroup
+		for _, id := range []byte{99, 1, 2} {
+			stuck.Go(func() { p.visit(t.Context(), id, time.Hour) })
+			synctest.Wait()
+		}
+		// Whose timer is the first is not certain.
+		if took2 := crowd(t, p, 2); took2 > 2*patience+took {
+			t.Errorf("took %v; want %v at most", took2, 2*patience+took)
+		}
+		stuck.Wait()
+		p.trips = nil
+	})
 	run("some leave", func(int) time.Duration { return time.Hour }, func(t *testing.T, p *counterpart) {
 		var all sync.WaitGroup
 		all.Go(func() { p.visit(t.Context(), 99, took) })
