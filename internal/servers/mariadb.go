@@ -38,7 +38,8 @@ func StartMariaDB(t testing.TB, o *MariaDBOptions) *MariaDB {
 	data := filepath.Join(dir, "data")
 	s := &MariaDB{socket: filepath.Join(dir, "s")}
 	Run(t, dir, Program(t, "mariadb-install-db", "mysql_install_db"), "--no-defaults", "--datadir="+data,
-		"--auth-root-authentication-method=normal", "--skip-test-db")
+		"--auth-root-authentication-method=normal", "--skip-test-db",
+		"--tmpdir="+dir) // another server that starts removes the temporary tables in the usual one
 	sync := []string{"--innodb-flush-log-at-trx-commit=2", "--innodb-flush-method=nosync", "--innodb-doublewrite=0"}
 	if o.Durable {
 		sync = []string{"--innodb-flush-log-at-trx-commit=1"}

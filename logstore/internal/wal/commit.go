@@ -42,37 +42,42 @@ func (l *Log) writeTo(seq uint64) error {
 	if l.written.Load() >= seq {
 		return nil
 	}
-	return l.write()
+	_, _, err := l.write(false)
+	return err
 }
 
-// write gives the files all that is buffered. l.io is held.
-func (l *Log) write() error {
+// write gives the files all that is buffered, up to which record it returns, and where
+// that one ends. If the caller leads a sync, these are the batch. l.io is held.
+func (l *Log) write(leads bool) (last uint64, at place, err error) {
 	l.mu.Lock()
 	if err := l.usable(); err != nil {
 		l.mu.Unlock()
-		return err
+		return 0, at, err
 	}
 	l.mu.Unlock()
-	last, at, err := l.flush()
+	last, at, err = l.flush(leads)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
 		l.fail("write", err)
 	}
 	if err := l.usable(); err != nil {
-		return err
+		return 0, at, err
 	}
 	l.written.Store(last)
 	l.writtenAt = at
-	return nil
+	return last, at, nil
 }
 
-// flush writes what is buffered, up to which record it returns, and where that one
-// ends. l.io is held.
-func (l *Log) flush() (last uint64, at place, err error) {
+// flush is write without its conditions.
+func (l *Log) flush(leads bool) (last uint64, at place, err error) {
 	l.mu.Lock()
 	l.pending, l.flight = l.flight, l.pending
 	last, at = l.last.Load(), place{l.active, l.active.off}
+	if leads { // who appends from here on waits for the next batch
+		l.target = last
+		l.batch++
+	}
 	l.counts.writes += uint64(len(l.flight.runs))
 	l.mu.Unlock()
 	err = l.flight.write()
@@ -91,25 +96,24 @@ func (l *Log) syncTo(seq uint64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	seq = min(seq, l.last.Load())
-	waited := false
+	in := ^uint(0) // the batch it is counted in
 	for l.synced.Load() < seq {
 		if err := l.usable(); err != nil {
 			return err
 		}
-		if !l.syncing {
-			if !waited {
-				l.gather.waiting[l.batch&1]++
-			}
-			l.lead()
-			continue
-		}
-		waited = true
 		batch := l.batch
-		if seq <= l.target {
+		if l.syncing && seq <= l.target {
 			batch-- // the one that is being synced
 		}
-		l.gather.waiting[batch&1]++
-		l.done[batch&1].Wait()
+		if batch != in { // else it was to lead, and another came first
+			in = batch
+			l.gather.waiting[batch&1]++
+		}
+		if l.syncing {
+			l.done[batch&1].Wait()
+		} else {
+			l.lead()
+		}
 	}
 	return nil
 }
@@ -128,14 +132,11 @@ func (l *Log) lead() {
 		l.mu.Unlock()
 	}
 	l.io.Lock()
-	err := l.write()
+	target, at, err := l.write(true)
 	l.io.Unlock()
 
 	l.mu.Lock()
-	target, at, before := l.written.Load(), l.writtenAt, l.synced.Load()
-	l.target = target
-	covered := &l.done[l.batch&1]
-	l.batch++
+	before := l.synced.Load()
 	if err == nil {
 		l.toSync = l.toSync[:0]
 		for _, s := range l.unsynced {
@@ -168,9 +169,14 @@ func (l *Log) lead() {
 			l.nudge()
 		}
 	}
-	l.gather.released(l.last.Load(), (l.batch-1)&1)
-	covered.Broadcast()
-	l.done[l.batch&1].Signal() // leads the next one
+	served := (l.batch - 1) & 1
+	l.gather.released(l.last.Load(), served)
+	l.done[served].Broadcast()
+	if next := &l.done[l.batch&1]; err == nil {
+		next.Signal() // leads the next one
+	} else {
+		next.Broadcast() // perhaps there was no batch
+	}
 	l.changed.Broadcast()
 }
 

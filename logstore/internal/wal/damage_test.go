@@ -289,7 +289,7 @@ func TestTornAcrossSegments(t *testing.T) {
 		last, _ = add(t, l, key(n), body(n, 1, 800))
 	}
 	l.io.Lock()
-	if err := l.write(); err != nil {
+	if _, _, err := l.write(false); err != nil {
 		t.Fatal(err)
 	}
 	l.io.Unlock()

@@ -124,7 +124,7 @@ func (l *Log) appendAgain() error {
 func (l *Log) writeAgain() error {
 	l.io.Lock()
 	defer l.io.Unlock()
-	_, _, err := l.flush()
+	_, _, err := l.flush(false)
 	return err
 }
 
@@ -186,7 +186,7 @@ func (l *Log) activate(s *segment) {
 func (l *Log) commitRun() error {
 	l.io.Lock()
 	defer l.io.Unlock()
-	last, at, err := l.flush()
+	last, at, err := l.flush(false)
 	if err != nil {
 		return err
 	}
