@@ -141,7 +141,7 @@ func TestServeStoreMistakes(t *testing.T) {
 		}
 		wants(t, p.stderr.String(), tc.want)
 	}
-	down := start(t, "serve", "--store", "postgres://u:s3cret@127.0.0.1:1/db")
+	down := start(t, "serve", "--listen", "127.0.0.1:0", "--store", "postgres://u:s3cret@127.0.0.1:1/db")
 	if down.wait() == 0 || strings.Contains(down.stderr.String(), "s3cret") {
 		t.Errorf("%s", down.stderr)
 	}
