@@ -65,13 +65,23 @@ func (h *hosted) holdfast(args ...string) string {
 	return out.String()
 }
 
-// replaced wants all workers to be others than before.
+// replaced wants all workers to be others than before, and the host to know.
 func (h *hosted) replaced(before []int) []int {
 	h.t.Helper()
 	for _, pid := range before {
-		eventually(h.t, fmt.Sprintf("worker %d ends", pid), func() bool { return !alive(pid) })
+		eventually(h.t, fmt.Sprintf("worker %d ends", pid), func() bool {
+			return !alive(pid) && !slices.ContainsFunc(h.status().Workers, func(w host.Status) bool { return w.PID == pid })
+		})
 	}
 	return h.pids(2)
+}
+
+func (h *hosted) status() (status hostStatus) {
+	h.t.Helper()
+	if err := json.Unmarshal([]byte(h.holdfast("host", "status", "--json", "-n", "1000")), &status); err != nil {
+		h.t.Fatal(err)
+	}
+	return status
 }
 
 func TestHost(t *testing.T) {
@@ -105,11 +115,7 @@ func TestHost(t *testing.T) {
 			t.Errorf("host status lacks %q:\n%s", want, said)
 		}
 	}
-	var status hostStatus
-	if err := json.Unmarshal([]byte(h.holdfast("host", "status", "--json", "-n", "1000")), &status); err != nil {
-		t.Fatal(err)
-	}
-	recycled := 0
+	status, recycled := h.status(), 0
 	for _, e := range status.Journal {
 		if e.Event == host.Recycled {
 			recycled++
