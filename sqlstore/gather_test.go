@@ -209,6 +209,10 @@ func TestTogether(t *testing.T) {
 			}
 		}
 		count.take()
+		g := s.st.lock.gathering
+		g.mu.Lock()
+		g.running++ // as if somebody else were at the database
+		g.mu.Unlock()
 		var all sync.WaitGroup
 		for i := range n {
 			all.Go(func() {
@@ -246,10 +250,11 @@ func TestTogether(t *testing.T) {
 			})
 		}
 		all.Wait()
+		g.back()
 		asked := len(count.take())
 		t.Logf("%d statements for %d visitors", asked, n)
 		if asked > 2*n {
-			t.Errorf("%d statements for %d visitors; want at most two each", asked, n)
+			t.Errorf("%d statements for %d visitors; want at most two each, since their locks are taken together", asked, n)
 		}
 		for i := range n {
 			rec, want := new(store.Record), fmt.Sprint("body ", i)

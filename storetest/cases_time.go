@@ -22,10 +22,9 @@ var timeCases = []testCase{
 	{"ExpiryClaimVersusTouch", nil, expiryClaimVersusTouch},
 }
 
-// step is most of short; two of them are more.
-const step = short * 6 / 10
-
 func timeoutSlides(c *trial) {
+	const timeout = 2 * short // long enough for all these calls
+	const step = timeout * 6 / 10
 	s := c.open()
 	known := make(map[store.ID]*store.Record)
 	calls := map[string]func(id store.ID) error{
@@ -43,14 +42,14 @@ func timeoutSlides(c *trial) {
 	}
 	for name := range calls {
 		id := c.id(name)
-		known[id] = c.create(s, id, short, "v0")
+		known[id] = c.create(s, id, timeout, "v0")
 		switch name {
 		case "Unlock", "Save with a lock", "Save with hold":
 			known[id] = c.lock(s, id)
 		}
 	}
 	nothing := c.id("nothing")
-	c.create(s, nothing, short, "v0")
+	c.create(s, nothing, timeout, "v0")
 	c.advance(step)
 	for name, call := range calls {
 		c.ok(call(c.id(name)), name)
@@ -59,7 +58,7 @@ func timeoutSlides(c *trial) {
 	for name := range calls {
 		c.ok(s.Touch(c.ctx, c.id(name)), "Touch of a session whose timeout was restarted by "+name)
 	}
-	c.advance(pastShort)
+	c.advance(timeout + grace)
 	c.absent(s, nothing, store.Expired)
 	for name := range calls {
 		c.absent(s, c.id(name), store.Expired)
