@@ -202,6 +202,7 @@ func TestArguments(t *testing.T) {
 		{[]string{"-quick", "-full"}, "help requested"},
 		{[]string{"server"}, "help requested"},
 		{[]string{"-rounds", "-1"}, "help requested"},
+		{[]string{"-quick", "-agree", "other.json"}, "help requested"},
 		{[]string{"-only", "server,coffee"}, `no row "coffee", only middleware`},
 		{[]string{"-fast"}, "not defined"},
 	} {

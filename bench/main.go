@@ -5,6 +5,7 @@
 //	go run . -quick       about two
 //	go run . -full        every cell of the state server's row
 //	go run . -only server,client
+//	go run . -agree FILE  whether the last run agrees with another one's LATEST.json
 //
 // It starts the servers that it needs itself: Redis, PostgreSQL, MariaDB and memcached
 // as they are installed, a C echo server compiled with cc, and holdfast serve built from
@@ -64,12 +65,17 @@ func run(args []string, stdout, stderr io.Writer) error {
 	rounds := f.Int("rounds", 0, "how many rounds (default 5, with -quick 3); from 20 on, small differences are told by a confidence interval")
 	out := f.String("out", "results", "the folder for LATEST.md, LATEST.json and the charts")
 	dir := f.String("dir", "", "a folder on the disk that durable servers are to write to (default that of temporary files)")
+	other := f.String("agree", "", "another run's LATEST.json: measure nothing, and say how far the results in the folder agree with it")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
-	if f.NArg() > 0 || *quick && *full || *rounds < 0 {
+	measures := *quick || *full || *only != "" || *rounds != 0
+	if f.NArg() > 0 || *quick && *full || *rounds < 0 || *other != "" && measures {
 		f.Usage()
 		return flag.ErrHelp
+	}
+	if *other != "" {
+		return compareRuns(stdout, *out, *other)
 	}
 	chosen, err := choose(*only)
 	if err != nil {
