@@ -49,7 +49,7 @@ fmt:
 	gofmt -w .
 
 # Holdfast side by side with others, measured on this machine, which should have
-# nothing else to do: into bench/results/. About 20 minutes; -quick takes two, and
+# nothing else to do: into bench/results/. About 25 minutes; -quick takes two, and
 # -full measures every cell.
 bench bench-quick bench-full:
 	./scripts/install

@@ -1,7 +1,7 @@
 // Command bench measures Holdfast side by side with the programs and libraries that
 // people use for the same purpose, and writes what it found to results/.
 //
-//	go run .              about twenty minutes
+//	go run .              about 25 minutes
 //	go run . -quick       about two
 //	go run . -full        every cell of the state server's row
 //	go run . -only server,client
