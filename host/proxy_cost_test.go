@@ -52,8 +52,14 @@ func costs(dir string) error {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		stop()
 	}()
+	every := time.NewTicker(time.Millisecond)
+	defer every.Stop()
 	for len(h.Status()) == 0 || h.Status()[0].State != host.Ready {
-		time.Sleep(time.Millisecond)
+		select {
+		case err := <-ended:
+			return fmt.Errorf("the host has ended: %v", err)
+		case <-every.C:
+		}
 	}
 	bare := func(pool httputil.BufferPool) http.Handler {
 		p := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: h.Status()[0].Addr})

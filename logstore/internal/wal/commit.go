@@ -69,7 +69,7 @@ func (l *Log) write(leads bool) (last uint64, at place, err error) {
 	return last, at, nil
 }
 
-// flush is write without its conditions.
+// flush is write of a log that may be failing, and without taking note of what it wrote.
 func (l *Log) flush(leads bool) (last uint64, at place, err error) {
 	l.mu.Lock()
 	l.pending, l.flight = l.flight, l.pending

@@ -2,6 +2,7 @@ package wal
 
 import (
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -78,4 +79,46 @@ func TestGather(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestGatherCountsOnce has writers come back in the very moment a sync ends, when whoever
+// it wakes to lead the next may find another leading: nobody is counted twice, or the
+// next leader would wait for one who does not come.
+func TestGatherCountsOnce(t *testing.T) {
+	const takes, rounds = 5 * time.Millisecond, 50
+	synctest.Test(t, func(t *testing.T) {
+		l := open(t, slowFS{vfs.NewMem(), takes}, Options{Sync: Always})
+		replay1(t, l, 0)
+		defer l.Close()
+		var inside atomic.Int32
+		var all sync.WaitGroup
+		for i := range 16 {
+			all.Go(func() {
+				time.Sleep(time.Duration(i%3) * takes)
+				for range rounds {
+					_, seq, err := l.Append(key(i), putType, Change, []byte("payload"))
+					inside.Add(1)
+					if err == nil {
+						err = l.Commit(seq)
+					}
+					inside.Add(-1)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					time.Sleep(takes)
+				}
+			})
+		}
+		for range rounds {
+			time.Sleep(takes)
+			synctest.Wait()
+			l.mu.Lock()
+			if counted := l.gather.waiting[0] + l.gather.waiting[1]; counted > int(inside.Load()) {
+				t.Errorf("%d are counted, and %d there", counted, inside.Load())
+			}
+			l.mu.Unlock()
+		}
+		all.Wait()
+	})
 }
