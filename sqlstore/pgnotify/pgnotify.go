@@ -75,21 +75,28 @@ func (l *listener) Close() error {
 	return nil
 }
 
-// connect returns a connection that listens.
+// connect returns a connection that listens. One of those that are idle may be lost, as
+// all are after a restart of the server; then it takes the next, and at last a new one.
 func (l *listener) connect(ctx context.Context) (*sql.Conn, error) {
-	conn, err := l.db.Conn(ctx)
-	if err != nil {
-		return nil, err
-	}
-	err = raw(conn, func(c *pgx.Conn) error {
-		_, err := c.Exec(ctx, l.listen)
-		return err
-	})
-	if err != nil {
+	for idle := l.db.Stats().Idle; ; idle-- {
+		conn, err := l.db.Conn(ctx)
+		if err != nil {
+			return nil, err
+		}
+		lost := false
+		err = raw(conn, func(c *pgx.Conn) error {
+			_, err := c.Exec(ctx, l.listen)
+			lost = c.IsClosed()
+			return err
+		})
+		if err == nil {
+			return conn, nil
+		}
 		drop(conn)
-		return nil, err
+		if !lost || idle <= 0 || ctx.Err() != nil {
+			return nil, err
+		}
 	}
-	return conn, nil
 }
 
 // raw lends the connection of pgx in one of database/sql.

@@ -124,3 +124,35 @@ func TestCannotListen(t *testing.T) {
 		}
 	}
 }
+
+// TestListenAfterRestart has all idle connections be lost, which nobody has noticed.
+func TestListenAfterRestart(t *testing.T) {
+	server := servers.StartPostgres(t, nil)
+	db := connect(t, server)
+	db.SetMaxIdleConns(4)
+	for range 2 { // the driver does not test those that were tested a moment ago
+		var idle []*sql.Conn
+		for range 4 {
+			c, err := db.Conn(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			idle = append(idle, c)
+		}
+		for _, c := range idle {
+			if err := c.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	server.Kill()
+	server.Restart()
+	received, stop := listen(t, db, "c")
+	defer stop()
+	if _, err := db.Exec("SELECT pg_notify('c', 'here')"); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-received; got != "here" {
+		t.Errorf("received %q", got)
+	}
+}
