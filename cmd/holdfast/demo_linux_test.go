@@ -14,9 +14,7 @@ func TestDemoKilledLeavesNoOrphans(t *testing.T) {
 	if len(children) < 3 {
 		t.Fatalf("children: %v", children)
 	}
-	if err := p.cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
+	p.kill()
 	for _, pid := range children {
 		eventually(t, fmt.Sprintf("process %d ends", pid), func() bool { return !alive(pid) })
 	}

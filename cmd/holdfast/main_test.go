@@ -140,6 +140,15 @@ func (p *program) signal(s os.Signal) {
 	}
 }
 
+// kill kills it and returns when it is gone, and with it whoever still wrote to its output.
+func (p *program) kill() {
+	p.t.Helper()
+	if err := p.cmd.Process.Kill(); err != nil {
+		p.t.Fatal(err)
+	}
+	<-p.ended
+}
+
 // stop stops it by SIGTERM and wants it to end well.
 func (p *program) stop() {
 	p.t.Helper()
