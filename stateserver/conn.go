@@ -44,7 +44,7 @@ type conn struct {
 	s     *Server
 	nc    net.Conn
 	raw   syscall.RawConn       // of nc, if it can be waited on without a buffer
-	ready func(fd uintptr) bool // readNow, made once
+	ready func(fd uintptr) bool // turn, made once
 	state atomic.Int32
 
 	addr      netip.Addr // of the peer
@@ -76,6 +76,7 @@ type conn struct {
 	call    callKind
 	outcome outcome
 	waited  bool
+	marked  bool // it is a Holdfast client's
 
 	// grants are the locks whose delivery is not certain: the peer has sent nothing
 	// since. Their keys stand one after the other in grantKeys.
@@ -95,7 +96,7 @@ type grant struct {
 func newConn(s *Server, nc net.Conn) *conn {
 	c := &conn{s: s, nc: nc, counters: &s.counters[rand.IntN(len(s.counters))]}
 	if c.raw = rawConn(nc); c.raw != nil {
-		c.ready = c.readNow
+		c.ready = c.turn
 	}
 	c.unpark()
 	return c
@@ -143,9 +144,21 @@ func (c *conn) handshake(t *tls.Conn) bool {
 // serve answers requests, in order, until the connection ends.
 func (c *conn) serve() {
 	defer c.close()
-	for !c.hangUp {
+	for c.deal(true) && c.fill() {
+	}
+	if c.hangUp {
+		c.linger()
+	}
+}
+
+// deal answers the requests that were read, and reports whether more may come. Unless
+// they may wait, it stops before one that asks to wait for a lock.
+func (c *conn) deal(waits bool) bool {
+	for !c.hangUp && !c.lost {
 		n, err := c.req.parse(c.in[c.r:c.w], c.s.limits)
 		switch {
+		case err == nil && c.req.wait > 0 && !waits:
+			return true
 		case err == nil:
 			c.r += n
 			c.partial = false
@@ -153,11 +166,8 @@ func (c *conn) serve() {
 			if c.held > 0 || cap(c.rec.Body) > keepBuffer {
 				c.letGo()
 			}
-			if c.lost {
-				return
-			}
-			if len(c.out) >= flushAt && !c.flush() {
-				return
+			if len(c.out) >= flushAt {
+				c.flush()
 			}
 		case err != errShort:
 			c.refuse(err)
@@ -165,12 +175,10 @@ func (c *conn) serve() {
 		case c.req.want > 0 && !c.partial && !c.expect():
 			c.counters.requests[callUnknown][c.outcome].Add(1)
 		default:
-			if !c.flush() || c.err != nil || !c.fill() {
-				return
-			}
+			return c.flush() && c.err == nil
 		}
 	}
-	c.linger()
+	return false
 }
 
 // close gives back what the connection has taken.
@@ -203,15 +211,7 @@ func (c *conn) expect() bool {
 // fill waits for more of the peer's bytes.
 func (c *conn) fill() bool {
 	if c.r == c.w {
-		c.r, c.w = 0, 0
-		c.shrink()
-		c.setIdleDeadline()
-		c.state.Store(connIdle)
-		if c.s.draining.Load() {
-			return false
-		}
-		ok := c.readIdle()
-		return c.state.CompareAndSwap(connIdle, connBusy) && ok
+		return c.rest() && c.readIdle()
 	}
 	if !c.partial {
 		c.partial = true
@@ -231,6 +231,19 @@ func (c *conn) fill() bool {
 		}
 	}
 }
+
+// rest makes the connection one that has nothing to do, and reports false if the server
+// wants no such ones any more.
+func (c *conn) rest() bool {
+	c.r, c.w = 0, 0
+	c.shrink()
+	c.setIdleDeadline()
+	c.state.Store(connIdle)
+	return !c.s.draining.Load()
+}
+
+// wake makes it busy again, unless Shutdown was faster.
+func (c *conn) wake() bool { return c.state.CompareAndSwap(connIdle, connBusy) }
 
 // letGo lets go of the body of the record that was read, if it is large: it was sent.
 func (c *conn) letGo() {
@@ -306,19 +319,21 @@ func (c *conn) read() bool {
 }
 
 // readIdle reads without keeping buffers while there is nothing to be read, if that
-// is possible.
+// is possible. It reports whether there is something to deal with now.
 func (c *conn) readIdle() bool {
 	if c.raw == nil {
-		return c.read()
+		ok := c.read()
+		return c.wake() && ok
 	}
 	err := c.raw.Read(c.ready)
 	if c.buffers == nil {
 		c.unpark()
 	}
-	if err == nil {
-		err = c.err
+	if err != nil {
+		c.wake()
+		return c.got(0, err)
 	}
-	return c.got(c.w, err)
+	return c.r < c.w
 }
 
 // got takes notice of n bytes more, or of the error that came instead or with them.

@@ -33,8 +33,8 @@ var callsOf = [...]struct{ marked, old callKind }{
 
 // callOf is what the request asks for.
 func (c *conn) callOf() callKind {
-	marked := c.req.has(fieldHoldfast) && !c.s.Exact
-	if marked && isListTarget(c.req.target) {
+	c.marked = c.req.has(fieldHoldfast) && !c.s.Exact
+	if c.marked && isListTarget(c.req.target) {
 		return listCall(&c.req)
 	}
 	of := callsOf[c.req.method]
@@ -46,7 +46,7 @@ func (c *conn) callOf() callKind {
 	case c.req.method == methodPut && c.req.absent:
 		of.marked = callCreate
 	}
-	if marked {
+	if c.marked {
 		return of.marked
 	}
 	return of.old

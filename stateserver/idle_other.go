@@ -10,4 +10,4 @@ import (
 // rawConn returns nil: an idle connection keeps its buffers here.
 func rawConn(net.Conn) syscall.RawConn { return nil }
 
-func (c *conn) readNow(uintptr) bool { return true }
+func (c *conn) turn(uintptr) bool { return true }

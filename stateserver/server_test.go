@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -449,4 +450,64 @@ func TestItemsDoNotTravel(t *testing.T) {
 	if got := mustLoad(t, kept, targetID); got.Locked || got.Items != 7 {
 		t.Errorf("the session is %+v; want it as it was", got)
 	}
+}
+
+// TestFragments: requests of both kinds are answered however the network cuts them, so
+// no wait for more begins while something is there to be read.
+func TestFragments(t *testing.T) {
+	addr := serve(t, &Server{Store: inproc.New(nil)})
+	for _, seed := range []uint64{1, 2, 3, 4, 5, 6, 7, 8} {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			random := rand.New(rand.NewPCG(seed, 0))
+			w := connect(t, addr)
+			const all = 2000
+			ahead := make(chan struct{}, 1+random.IntN(40)) // requests that are under way
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				var unsent []byte
+				for range all {
+					ahead <- struct{}{}
+					if random.IntN(5) > 0 {
+						unsent = append(unsent, "GET /none HTTP/1.1\r\nHoldfast: 1\r\n\r\n"...)
+					} else {
+						unsent = append(unsent, "GET /none HTTP/1.1\r\n\r\n"...)
+					}
+					for len(unsent) > 0 && (len(ahead) == cap(ahead) || random.IntN(3) > 0) {
+						n := 1 + random.IntN(len(unsent))
+						if _, err := w.Write(unsent[:n]); err != nil {
+							t.Errorf("write: %v", err)
+							return
+						}
+						unsent = unsent[n:]
+					}
+				}
+				w.Write(unsent)
+			})
+			for i := range all {
+				if got := status(w.receive(methodGet)); got != notFound {
+					t.Fatalf("answer %d: %s", i, got)
+				}
+				<-ahead
+			}
+			wg.Wait()
+		})
+	}
+}
+
+// TestLeavesWithItsLastRequest: a connection ends whose end came together with a request.
+func TestLeavesWithItsLastRequest(t *testing.T) {
+	s := &Server{Store: inproc.New(nil)}
+	addr := serve(t, s)
+	for range 50 {
+		w := connect(t, addr)
+		for range 3 {
+			if got := status(w.ask("", "GET /none HTTP/1.1", "Holdfast: 1")); got != notFound {
+				t.Fatal(got)
+			}
+		}
+		w.send("GET /none HTTP/1.1\r\nHoldfast: 1\r\n\r\n")
+		w.Close()
+	}
+	waitFor(t, "the connections to end", func() bool { return s.Stats().Conns == 0 })
 }
