@@ -23,6 +23,11 @@ const (
 	longestAsk = 4 * time.Second
 )
 
+// lateLeaves are the pauses after which a lock that may have been got is given back once
+// more: a client has several connections, so that the Lock which was given up may reach
+// Redis after what takes it back.
+var lateLeaves = [...]time.Duration{30 * time.Millisecond, 300 * time.Millisecond}
+
 // How a Lock asks, as lua/lock.lua has it.
 const (
 	tryOnce   = '0'
@@ -120,7 +125,7 @@ func (s *Store) Lock(ctx context.Context, id store.ID, o store.LockOptions, rec 
 	}
 	if err != nil {
 		if ctx.Err() != nil && !errors.Is(err, store.ErrUnavailable) {
-			s.giveBack(key, o.Owner)
+			s.giveBack(key, o.Owner, errors.Is(err, store.ErrUnsure))
 		}
 		return err
 	}
@@ -215,8 +220,8 @@ func (s *Store) leave(ctx context.Context, key string, owner uint64, placeOnly b
 }
 
 // giveBack gives back, in the background, what a Lock may have got whose caller has
-// left, unless another call repeats it.
-func (s *Store) giveBack(key string, owner uint64) {
+// left, unless another call repeats it; underway means that it may be on its way still.
+func (s *Store) giveBack(key string, owner uint64, underway bool) {
 	given := make(chan struct{})
 	s.line.mu.Lock()
 	if s.line.givingBack[owner] != nil || len(s.line.byOwner[owner]) > 0 {
@@ -227,6 +232,15 @@ func (s *Store) giveBack(key string, owner uint64) {
 	s.line.mu.Unlock()
 	s.later(func(ctx context.Context) {
 		s.leave(ctx, key, owner, false)
+		if underway {
+			for _, pause := range lateLeaves {
+				select {
+				case <-time.After(pause):
+				case <-ctx.Done():
+				}
+				s.leave(ctx, key, owner, false)
+			}
+		}
 		s.line.mu.Lock()
 		delete(s.line.givingBack, owner)
 		s.line.mu.Unlock()
