@@ -2,9 +2,11 @@ package stateserver
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/holdfast-session/holdfast/store"
@@ -95,101 +97,107 @@ func fieldOf(name []byte) field {
 	var f field
 	switch len(name) {
 	case 4:
-		want, f = "etag", fieldETag
+		want, f = "ETag", fieldETag
 	case 6:
-		want, f = "prefer", fieldPrefer
+		want, f = "Prefer", fieldPrefer
 	case 7:
 		switch name[0] | 0x20 {
 		case 't':
-			want, f = "timeout", fieldTimeout
+			want, f = "Timeout", fieldTimeout
 		case 'l':
-			want, f = "lockage", fieldLockAge
+			want, f = "LockAge", fieldLockAge
 		}
 	case 8:
 		switch name[0] | 0x20 {
 		case 'h':
-			want, f = "holdfast", fieldHoldfast
+			want, f = "Holdfast", fieldHoldfast
 		case 'i':
-			want, f = "if-match", fieldIfMatch
+			want, f = "If-Match", fieldIfMatch
 		}
 	case 9:
-		want, f = "exclusive", fieldExclusive
+		want, f = "Exclusive", fieldExclusive
 	case 10:
 		switch name[5] | 0x20 {
 		case 'o':
-			want, f = "lockcookie", fieldLockCookie
+			want, f = "LockCookie", fieldLockCookie
 		case 't':
-			want, f = "lock-token", fieldLockToken
+			want, f = "Lock-Token", fieldLockToken
 		case 'f':
-			want, f = "extraflags", fieldExtraFlags
+			want, f = "ExtraFlags", fieldExtraFlags
 		}
 	case 11:
 		switch name[0] | 0x20 {
 		case 'l':
-			want, f = "lock-cookie", fieldLockCookie
+			want, f = "Lock-Cookie", fieldLockCookie
 		case 'a':
-			want, f = "actionflags", fieldActionFlags
+			want, f = "ActionFlags", fieldActionFlags
 		case 'h':
-			want, f = "holdfast-to", fieldTo
+			want, f = "Holdfast-To", fieldTo
 		}
 	case 12:
-		want, f = "holdfast-age", fieldAge
+		want, f = "Holdfast-Age", fieldAge
 	case 13:
 		switch name[0] | 0x20 {
 		case 'i':
-			want, f = "if-none-match", fieldIfNoneMatch
+			want, f = "If-None-Match", fieldIfNoneMatch
 		case 'h':
-			want, f = "holdfast-hold", fieldHold
+			want, f = "Holdfast-Hold", fieldHold
 		case 'a':
-			want, f = "authorization", fieldAuthorization
+			want, f = "Authorization", fieldAuthorization
 		}
 	case 14:
 		switch name[9] | 0x20 {
 		case 'e':
-			want, f = "content-length", fieldContentLength
+			want, f = "Content-Length", fieldContentLength
 		case 's':
-			want, f = "holdfast-stale", fieldStale
+			want, f = "Holdfast-Stale", fieldStale
 		case 'f':
-			want, f = "holdfast-flags", fieldFlags
+			want, f = "Holdfast-Flags", fieldFlags
 		}
 	case 15:
 		switch name[0] | 0x20 {
 		case 'i':
-			want, f = "idempotency-key", fieldIdempotencyKey
+			want, f = "Idempotency-Key", fieldIdempotencyKey
 		case 'h':
-			want, f = "holdfast-reason", fieldReason
+			want, f = "Holdfast-Reason", fieldReason
 		}
 	case 16:
 		switch name[9] | 0x20 {
 		case 'v':
-			want, f = "x-aspnet-version", fieldAspNetVersion
+			want, f = "X-AspNet-Version", fieldAspNetVersion
 		case 't':
-			want, f = "holdfast-timeout", fieldSeconds
+			want, f = "Holdfast-Timeout", fieldSeconds
 		case 'c':
-			want, f = "holdfast-created", fieldCreated
+			want, f = "Holdfast-Created", fieldCreated
 		case 's':
-			want, f = "holdfast-subject", fieldSubject
+			want, f = "Holdfast-Subject", fieldSubject
 		case 'h':
-			want, f = "holdfast-history", fieldHistory
+			want, f = "Holdfast-History", fieldHistory
 		}
 	case 17:
 		switch name[0] | 0x20 {
 		case 'h':
-			want, f = "holdfast-acquired", fieldAcquired
+			want, f = "Holdfast-Acquired", fieldAcquired
 		case 't':
-			want, f = "transfer-encoding", fieldTransferEncoding
+			want, f = "Transfer-Encoding", fieldTransferEncoding
 		}
 	}
+	if string(name) == want { // as almost everybody writes it
+		return f
+	}
 	for i := range len(want) {
-		b := name[i]
-		if 'A' <= b && b <= 'Z' {
-			b |= 0x20
-		}
-		if b != want[i] {
+		if lower(name[i]) != lower(want[i]) {
 			return fieldUnknown
 		}
 	}
 	return f
+}
+
+func lower(b byte) byte {
+	if 'A' <= b && b <= 'Z' {
+		b |= 0x20
+	}
+	return b
 }
 
 // fields are the header fields of one message. A field that is not in have has
@@ -375,6 +383,27 @@ func (h *fields) parse(b []byte, limit int) (n int, err error) {
 	}
 }
 
+// hasControl reports whether b has a control character of ASCII: eight bytes at a time,
+// since targets are long.
+func hasControl(b []byte) bool {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	for ; len(b) >= 8; b = b[8:] {
+		w := binary.LittleEndian.Uint64(b)
+		// A high bit is set if, and only if, a byte is below ' ' or is DEL; which one it
+		// is does not matter.
+		del := w ^ 0x7f*ones
+		if ((w-' '*ones)&^w|(del-ones)&^del)&highs != 0 {
+			return true
+		}
+	}
+	for _, c := range b {
+		if c < ' ' || c == 0x7f {
+			return true
+		}
+	}
+	return false
+}
+
 func trimSpace(b []byte) []byte {
 	for len(b) > 0 && (b[0] == ' ' || b[0] == '\t') {
 		b = b[1:]
@@ -423,26 +452,38 @@ func parseHex(b []byte) (n uint64, ok bool) {
 	return n, true
 }
 
-func unhex(c byte) byte {
-	switch {
-	case '0' <= c && c <= '9':
-		return c - '0'
-	case 'a' <= c && c <= 'f':
-		return c - 'a' + 10
-	case 'A' <= c && c <= 'F':
-		return c - 'A' + 10
+// unhex is the value of a hexadecimal digit, or more than 15.
+func unhex(c byte) byte { return digits[c] }
+
+var digits = func() (d [256]byte) {
+	for i := range d {
+		d[i] = 0xff
 	}
-	return 0xff
-}
+	for i := range byte(16) {
+		d[hexDigits[i]] = i
+		d[strings.ToUpper(hexDigits)[i]] = i
+	}
+	return d
+}()
 
 const hexDigits = "0123456789abcdef"
 
 // appendHex writes n as sixteen hexadecimal digits.
 func appendHex(b []byte, n uint64) []byte {
-	for shift := 60; shift >= 0; shift -= 4 {
-		b = append(b, hexDigits[n>>shift&15])
-	}
-	return b
+	b = binary.BigEndian.AppendUint64(b, hexOf(uint32(n>>32)))
+	return binary.BigEndian.AppendUint64(b, hexOf(uint32(n)))
+}
+
+// hexOf returns the eight digits of n, all of them worked out at once: an answer has up
+// to a hundred.
+func hexOf(n uint32) uint64 {
+	const ones = 0x0101010101010101
+	d := uint64(n)
+	d = (d | d<<16) & 0x0000ffff0000ffff
+	d = (d | d<<8) & 0x00ff00ff00ff00ff
+	d = (d | d<<4) & 0x0f0f0f0f0f0f0f0f
+	letters := (d + 6*ones) >> 4 & ones // 1 where the digit is above 9
+	return d + '0'*ones + letters*('a'-'9'-1)
 }
 
 // parseVersion reads a version, an entity tag: hexadecimal digits in quotes.
@@ -536,12 +577,17 @@ func appendDecimal(b []byte, whole, billionths int64) []byte {
 	if billionths == 0 {
 		return b
 	}
-	b = append(b, '.')
-	for unit := int64(time.Second / 10); billionths > 0; unit /= 10 {
-		b = append(b, byte('0'+billionths/unit))
-		billionths %= unit
+	var decimals [9]byte
+	last := 0 // behind the last that is not zero
+	for i := len(decimals) - 1; i >= 0; i-- {
+		decimals[i] = byte('0' + billionths%10)
+		billionths /= 10
+		if last == 0 && decimals[i] != '0' {
+			last = i + 1
+		}
 	}
-	return b
+	b = append(b, '.')
+	return append(b, decimals[:last]...)
 }
 
 // parseWait reads wait=s among the preferences; others are not ours to judge.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -241,4 +242,51 @@ func FuzzResponse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestControlCharacters: every one of them, at every place in a target.
+func TestControlCharacters(t *testing.T) {
+	for c := range 256 {
+		want := c < ' ' || c == 0x7f
+		for i := range 19 {
+			b := []byte("/abcdefgh\x80\xff~ ijklmn")
+			b[i] = byte(c)
+			if got := hasControl(b); got != want {
+				t.Fatalf("hasControl(%q) = %v", b, got)
+			}
+		}
+	}
+}
+
+func TestHexDigits(t *testing.T) {
+	for range 1000 {
+		n := rand.Uint64()
+		b := appendHex(nil, n)
+		if want := fmt.Sprintf("%016x", n); string(b) != want {
+			t.Fatalf("appendHex(%#x) = %s", n, b)
+		}
+		for _, digits := range [][]byte{b, bytes.ToUpper(b)} {
+			if got, ok := parseHex(digits); !ok || got != n {
+				t.Fatalf("parseHex(%s) = %#x, %v", digits, got, ok)
+			}
+		}
+	}
+	for c := range 256 {
+		want := strings.Contains("0123456789abcdefABCDEF", string(rune(c)))
+		if _, ok := parseHex([]byte{byte(c)}); ok != want {
+			t.Errorf("parseHex(%q): %v", []byte{byte(c)}, ok)
+		}
+	}
+}
+
+func TestDecimals(t *testing.T) {
+	for want, d := range map[string]time.Duration{"0": 0, "7": 7 * time.Second, "1.5": 1500 * time.Millisecond,
+		"0.000000001": 1, "3.12": 3120 * time.Millisecond, "0.100000001": 100000001, "2.999999999": 2999999999} {
+		if got := appendSeconds(nil, d); string(got) != want {
+			t.Errorf("%v is written as %s, want %s", d, got, want)
+		}
+		if got, ok := parseSeconds([]byte(want)); !ok || got != d {
+			t.Errorf("%s is read as %v, %v", want, got, ok)
+		}
+	}
 }

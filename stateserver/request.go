@@ -83,18 +83,14 @@ func (r *request) parseLine(line []byte) error {
 	if !ok {
 		return errBadStart
 	}
-	end, control := 0, false
-	for end < len(rest) && rest[end] != ' ' {
-		control = control || rest[end] < ' ' || rest[end] == 0x7f
-		end++
-	}
-	if end == 0 || len(rest)-end != len(" HTTP/1.1") || string(rest[end:len(rest)-1]) != " HTTP/1." {
+	end := bytes.IndexByte(rest, ' ')
+	if end <= 0 || len(rest)-end != len(" HTTP/1.1") || string(rest[end:len(rest)-1]) != " HTTP/1." {
 		return errBadStart
 	}
-	if control {
+	r.target = rest[:end]
+	if hasControl(r.target) {
 		return errBadTarget
 	}
-	r.target = rest[:end]
 	switch string(name) {
 	case "GET":
 		r.method = methodGet
