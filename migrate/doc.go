@@ -38,7 +38,11 @@
 //  6. Save in the new place, as version v, without the flag Moving.
 //
 // Reservation and copy have the flag [store.Moving]; only a reservation is
-// uninitialized. After step 6 the new place has the session with the version and the
+// uninitialized. While they have it, their versions do not tell their contents: a session
+// that comes back was in the new place before, as h1 and h2, and processes may still have
+// near what it was then. Stores look past that, as store.Moving says. (Versions of their
+// own would not do: a Save puts the version before it into the history, and of the four
+// that a session is known by none can be spared.) After step 6 the new place has the session with the version and the
 // history that it had, so that a caller who repeats a Save is recognised. (Where the
 // history is shorter than that, versions made from v stand in for what is missing.
 // This package hides them.)

@@ -96,7 +96,10 @@ func openLogstore(t testing.TB) place {
 	return s
 }
 
-func openStateServer(t testing.TB) place {
+func openStateServer(t testing.TB) place { return dial(t, serve(t)) }
+
+// serve starts a state server, and returns its address.
+func serve(t testing.TB) string {
 	// A socket's path is short, and that of a test's folder need not be.
 	dir, err := os.MkdirTemp("", "migrate")
 	if err != nil {
@@ -114,7 +117,11 @@ func openStateServer(t testing.TB) place {
 		s.Close()
 		<-served
 	})
-	c, err := stateserver.Dial("unix:"+l.Addr().String(), nil)
+	return "unix:" + l.Addr().String()
+}
+
+func dial(t testing.TB, addr string) *stateserver.Client {
+	c, err := stateserver.Dial(addr, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -46,7 +46,8 @@
 //
 //	call     request                                      answers
 //	Load     GET                                          200 record; 304 if If-None-Match: version
-//	                                                      is the session's; 404
+//	                                                      is the session's (never while it is moving);
+//	                                                      404
 //	Lock     GET, Exclusive: acquire, Lock-Token: owner   200 record; 304 as above, and locked;
 //	         [Prefer: wait=seconds]                       404; 423 with LockCookie,
 //	         [Holdfast-Stale: seconds]                    LockAge: seconds, Lock-Token

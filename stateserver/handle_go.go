@@ -269,7 +269,7 @@ func (c *conn) answerRecord(err error) bool {
 		c.deny(refusedMemory)
 		return false
 	}
-	if c.req.known != 0 && c.req.known == c.rec.Version {
+	if c.req.known != 0 && c.req.known == c.rec.Version && c.rec.Flags&^store.Uninitialized == 0 { // see store.Moving
 		c.start(statusNotModified)
 		c.out = appendRecordHead(c.out, &c.rec)
 		c.finish("")

@@ -6,7 +6,8 @@ import (
 )
 
 // A Version names one content of one session. It is opaque and random, drawn by
-// the writer, and compared for equality only. The zero Version belongs to no
+// the writer, and compared for equality only. (Where a record says that it is [Moving],
+// its version is a place in the history, and names no content.) The zero Version belongs to no
 // content: a record with it comes from a store without versions (a foreign state
 // server), where only a lock protects an update.
 type Version uint64
@@ -57,7 +58,11 @@ const (
 	// absent.
 	Uninitialized Flags = 1 << iota
 	// Moving marks a session that is on its way here from another store and is
-	// perhaps still to be removed there.
+	// perhaps still to be removed there. As long as it does, the record's version
+	// only has to be in its place in the history: the session may have been here
+	// before, with that version and an older content. So a store that keeps contents
+	// by version reads the content of a record with any flag but Uninitialized each
+	// time.
 	Moving
 )
 

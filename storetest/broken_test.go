@@ -128,6 +128,15 @@ var twists = map[string]twisted{
 		return err
 	}},
 	"a cache at each node": {was: new(sync.Map)},
+	"contents by version":  {out: byVersion(new(sync.Map))},
+}
+
+// byVersion has the content that a version was first seen with.
+func byVersion(seen *sync.Map) func(*store.Record) {
+	return func(rec *store.Record) {
+		body, _ := seen.LoadOrStore(rec.Version, bytes.Clone(rec.Body))
+		rec.Body = append(rec.Body[:0], body.([]byte)...)
+	}
 }
 
 func notFound(err error, change func(*store.Reason)) error {
@@ -169,6 +178,7 @@ var bugs = map[string][]string{
 	"timeouts in minutes":            {"TimeoutNeverRoundedDown"},
 	"no flags":                       {"RecordRoundTrip", "SaveReplacesContent"},
 	"no subject":                     {"RecordRoundTrip"},
+	"contents by version":            {"MovingReadsItsOwnContent"},
 	"no items":                       {"ItemsRoundTrip"},
 	"no time of creation":            {"CreatedNowIfZero"},
 	"LockAge of any kind":            {"EveryFieldOverwritten", "LockReadsRecord"},

@@ -27,6 +27,7 @@ var recordCases = []testCase{
 	{"AppsNeverMeet", nil, appsNeverMeet},
 	{"UnchangedStaysUnchanged", []Feature{Versions, ReadUnderLock}, unchangedStaysUnchanged},
 	{"VersionNeverRepeats", []Feature{Versions}, versionNeverRepeats},
+	{"MovingReadsItsOwnContent", []Feature{Versions, Metadata, ReadUnderLock}, movingReadsItsOwnContent},
 }
 
 // anyRecord is a record with something in every field that Create takes.
@@ -491,5 +492,32 @@ func versionNeverRepeats(c *trial) {
 		if life < 2 {
 			c.remove(s, id, store.Abandoned)
 		}
+	}
+}
+
+// movingReadsItsOwnContent has a session come back, as package migrate brings it: for a
+// moment it has the version that it left with, and a newer content. A node that still has
+// what it was must not take that for its content.
+func movingReadsItsOwnContent(c *trial) {
+	s, id := c.open(), c.id("s")
+	nodes := []store.Store{s}
+	if c.Second != nil {
+		nodes = append(nodes, c.Second(c.TB, s))
+	}
+	was, is := strings.Repeat("old ", 1000), strings.Repeat("new ", 1000)
+	old := c.create(s, id, long, was)
+	for _, node := range nodes {
+		c.body(c.load(node, id), was)
+	}
+	c.remove(s, id, store.Moved)
+	rec := &store.Record{Version: store.NewVersion(), Timeout: long, Flags: store.Moving | store.Uninitialized}
+	c.ok(s.Create(c.ctx, id, rec, false), "Create in the old place")
+	rec.Flags, rec.Body = store.Moving, []byte(is)
+	c.ok(s.Save(c.ctx, id, rec, old.Version, false), "Save as the version that the session left with")
+	for _, node := range nodes {
+		c.body(c.load(node, id), is)
+		held := c.lock(node, id)
+		c.body(held, is)
+		c.unlock(node, id, held.Lock)
 	}
 }

@@ -114,9 +114,10 @@ local function age()
 end
 
 -- record is the answer about a session that is there, without the content if the
--- caller has it.
+-- caller has it. Its version tells that only where no flags but Uninitialized are set:
+-- see store.Moving.
 local function record(known)
-	if known == version then
+	if known == version and flags < 2 then
 		return {OK, age(), m}
 	end
 	return {OK, age(), m, redis.call('HGET', key, 'b')}
