@@ -357,7 +357,7 @@ func (s *Store) Create(ctx context.Context, id store.ID, rec *store.Record, hold
 		{script: s.scripts.create, key: a.keys.session(id.Session), args: []string{string(in), strings.Clone(rec.Subject), body.text()},
 			replicate: s.o.WaitReplicas > 0},
 	}
-	ans, err := s.askAfter(ctx, calls)
+	ans, err := s.askIndexed(ctx, calls)
 	if err != nil {
 		return err
 	}
@@ -376,24 +376,33 @@ func (s *Store) Create(ctx context.Context, id store.ID, rec *store.Record, hold
 	return nil
 }
 
-// askAfter makes two calls in their order, in one round trip unless replicas are waited
-// for, and returns the answer to the second.
-func (s *Store) askAfter(ctx context.Context, calls []call) (answer, error) {
+// askIndexed makes two calls in their order, in one round trip unless replicas are waited
+// for: one tells the index of a session, the other asks that. It returns the answer to the
+// second.
+func (s *Store) askIndexed(ctx context.Context, calls []call) (ans answer, err error) {
+	var index valkey.ValkeyMessage
 	if calls[1].replicate {
-		if _, err := s.one(ctx, &calls[0]); err != nil {
+		if index, err = s.one(ctx, &calls[0]); err != nil {
 			return answer{}, err
 		}
-		return s.ask(ctx, &calls[1])
+		ans, err = s.ask(ctx, &calls[1])
+	} else {
+		all, failed := s.several(ctx, calls)
+		if failed != nil && !calls[1].done {
+			return answer{}, failed
+		}
+		index = all[0]
+		ans, err = parseAnswer(all[1])
 	}
-	all, err := s.several(ctx, calls)
-	if err != nil && !calls[1].done {
-		return answer{}, err
+	// The index is told once more if only the first call was refused, although they went
+	// together; and if it had the session before: a sweep may have looked between the two
+	// calls, seen that one gone, and taken it out.
+	if was, failed := index.AsInt64(); failed != nil || was != 0 {
+		again := calls[0]
+		again.done = false
+		s.later(func(ctx context.Context) { _, _ = s.one(ctx, &again) })
 	}
-	if err != nil { // only the first was refused, although they went together
-		late := calls[0]
-		s.later(func(ctx context.Context) { _, _ = s.one(ctx, &late) })
-	}
-	return parseAnswer(all[1])
+	return ans, err
 }
 
 // later does something in the background.
