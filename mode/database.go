@@ -79,7 +79,11 @@ func OpenDatabase(spec string) (*Database, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mode: %w", err)
 	}
-	return d.open()
+	opened, err := d.open()
+	if err != nil {
+		return nil, fmt.Errorf("mode: %w", guarded(spec, err))
+	}
+	return opened, nil
 }
 
 // A database is a spec of one that was understood.
@@ -105,8 +109,14 @@ func readDatabase(s scheme, where string, p *params) (*database, error) {
 			return nil, err
 		}
 	}
+	// Drivers take what is before a slash in a password for the host, and show it.
+	if _, path, _ := strings.Cut(where, "/"); s.prefix != "sqlite:" && strings.Contains(path, "@") {
+		return nil, errors.New("it cannot be read; " + escapePassword)
+	}
 	return d, s.database(d, where, p)
 }
+
+const escapePassword = "in a password, write @ as %40, / as %2F, ? as %3F, # as %23 and % as %25"
 
 // parseDatabase is the parse of a scheme of databases.
 func parseDatabase(s scheme, where string, p *params) (opener, error) {
@@ -170,7 +180,7 @@ func parsePostgres(d *database, where string, p *params) error {
 	d.Options.Dialect = sqlstore.PostgreSQL
 	c, err := pgx.ParseConfig("postgres://" + where + p.foreignQuery())
 	if err != nil {
-		return errors.New("it cannot be read; write postgres://user:password@host:5432/database?sslmode=verify-full, with %40 for an @ in a password")
+		return errors.New("it cannot be read; write postgres://user:password@host:5432/database?sslmode=verify-full; " + escapePassword)
 	}
 	d.notify = !p.values.Has("notify") || p.flag("notify")
 	if d.notify && d.conns < 2 {
@@ -184,7 +194,7 @@ func parseMySQL(d *database, where string, p *params) error {
 	d.Options.Dialect = sqlstore.MySQL
 	u, err := url.Parse("mysql://" + where)
 	if err != nil || strings.Trim(u.Path, "/") == "" {
-		return errors.New("it cannot be read; write mysql://user:password@host:3306/database, with %40 for an @ in a password")
+		return errors.New("it cannot be read; write mysql://user:password@host:3306/database; " + escapePassword)
 	}
 	address := "tcp(" + hostPort(u.Host, "3306") + ")"
 	if socket := p.text("socket"); socket != "" {
@@ -255,25 +265,24 @@ func parseSQLServer(d *database, where string, p *params) error {
 			}
 		}
 	}
-	d.connect = openURL("sqlserver", where, p)
-	return nil
+	return d.openURL("sqlserver", where, p)
 }
 
 func parseOracle(d *database, where string, p *params) error {
 	d.Options.Dialect = sqlstore.Oracle
-	d.connect = openURL("oracle", where, p)
-	return nil
+	return d.openURL("oracle", where, p)
 }
 
-// openURL opens a database whose driver reads URLs and is named as their scheme.
-func openURL(driver, where string, p *params) func() (*sql.DB, error) {
-	return func() (*sql.DB, error) {
-		db, err := sql.Open(driver, driver+"://"+where+p.foreignQuery())
-		if err != nil {
-			return nil, fmt.Errorf("%s://%s cannot be read; write %[1]s://user:password@host/…, with %%40 for an @ in a password", driver, shown(where))
-		}
-		return db, nil
+// openURL has a database opened whose driver reads URLs and is named as their scheme. What
+// the driver could not read it would show, and only when it is used.
+func (d *database) openURL(driver, where string, p *params) error {
+	where = driver + "://" + where
+	if _, err := url.Parse(where); err != nil || strings.Contains(where, "#") { // before which it would take a password for the host
+		return fmt.Errorf("it cannot be read; write %s://user:password@host/…; %s", driver, escapePassword)
 	}
+	where += p.foreignQuery()
+	d.connect = func() (*sql.DB, error) { return sql.Open(driver, where) }
+	return nil
 }
 
 // readKeys reads the keys of a file, each in a line of 64 hexadecimal digits.

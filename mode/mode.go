@@ -82,10 +82,22 @@ func Open(spec string) (Store, error) {
 	}
 	s, err := open()
 	if err != nil {
-		return nil, fmt.Errorf("mode: %w", err)
+		return nil, fmt.Errorf("mode: %w", guarded(spec, err))
 	}
 	return s, nil
 }
+
+// guarded is the error of opening what spec names, as it may be shown.
+func guarded(spec string, err error) error {
+	s, _, query, _ := split(spec)
+	if strings.Contains(query, "@") { // perhaps what is before it is a password, and what it was taken for is in err
+		return fmt.Errorf("%s…: it cannot be opened, and why could tell a secret; %s, and this says more", s.prefix, escapeQuery)
+	}
+	return err
+}
+
+// escapeQuery says how a question mark in a secret is told from the one of the parameters.
+const escapeQuery = "write a question mark in a token or password as %3F, and an @ in a parameter as %40"
 
 // A scheme is a way to name a store.
 type scheme struct {
@@ -152,7 +164,7 @@ func (s *scheme) read(where, query string, rest func(p *params) error) error {
 	case err == nil:
 		return nil
 	case strings.Contains(query, "@"): // perhaps what is before it is a token, and not a place
-		return fmt.Errorf("%s…: it cannot be read; write a question mark in a token as %%3F, and an @ in a parameter as %%40", s.prefix)
+		return fmt.Errorf("%s…: it cannot be read; %s", s.prefix, escapeQuery)
 	}
 	return fmt.Errorf("%s%s: %w", s.prefix, shown(where), err)
 }
@@ -248,7 +260,11 @@ func parseParams(query string, known []string, foreign bool) (*params, error) {
 	return p, nil
 }
 
+// clip is what an error may show of a name or a value.
 func clip(s string) string {
+	if strings.Contains(s, "@") { // perhaps a part of a password is before it
+		return "…"
+	}
 	if len(s) > 40 {
 		return s[:40] + "…"
 	}

@@ -122,6 +122,66 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
+// TestErrorsShowNoPassword has passwords that should have been escaped, and were not: what
+// is taken for the host then, or for a parameter, is a piece of one.
+func TestErrorsShowNoPassword(t *testing.T) {
+	const say = "write @ as %40, / as %2F, ? as %3F, # as %23 and % as %25"
+	const sayQuery = "write a question mark in a token or password as %3F"
+	for spec, want := range map[string]string{
+		"oracle://sa:hunt%zzer@127.0.0.1:1/x":                    say,
+		"oracle://sa:hunt er@127.0.0.1:1/x":                      say,
+		"oracle://sa:hunt[er@127.0.0.1:1/x":                      say,
+		"oracle://sa:hunt#er@127.0.0.1:1/x":                      say,
+		"oracle://sa:hunt/er@127.0.0.1:1/x":                      say,
+		"oracle://sa:hunt?er@127.0.0.1:1/x":                      sayQuery,
+		"sqlserver://sa:hunt%zzer@127.0.0.1:1":                   say,
+		"sqlserver://sa:hunt#er@127.0.0.1:1":                     say,
+		"sqlserver://sa:127#hunt@127.0.0.1:1":                    say,
+		"sqlserver://sa:hunt?er@127.0.0.1:1?database=x":          sayQuery,
+		"sqlserver://127.0.0.1:1?hunt=er@db":                     sayQuery, // as it would be if the password were 1?hunt=er
+		"postgres://127.0.0.1:1?er=hunt@db":                      sayQuery,
+		"mysql://127.0.0.1:1/x?er=hunt@db":                       sayQuery,
+		"mysql://sa:hunt#er@127.0.0.1:1/x":                       say,
+		"mysql://sa:127/hunt@127.0.0.1:1/x":                      say,
+		"postgres://sa:127/hunt@127.0.0.1:1/x":                   say,
+		"redis://:hunt?er@127.0.0.1:1":                           sayQuery,
+		"redis://:hunt?db=er@127.0.0.1:1":                        sayQuery,
+		"redis://127.0.0.1:1?hunt%40er=1":                        "there is a parameter that redis does not have",
+		"redis://:hunt%zzer@127.0.0.1:1":                         "write a percent sign as %25",
+		"redis-sentinel://127.0.0.1:1/m?sentinel-password=hunt@": sayQuery,
+		"stateserver://hunt?er@127.0.0.1:1":                      sayQuery,
+	} {
+		opens := []func() error{func() error {
+			s, err := Open(spec)
+			if err == nil {
+				s.Close()
+			}
+			return err
+		}}
+		if s, _, _, _ := split(spec); s.database != nil {
+			opens = append(opens, func() error {
+				d, err := OpenDatabase(spec)
+				if err == nil {
+					d.DB.Close()
+				}
+				return err
+			})
+		}
+		for i, open := range opens {
+			err := open()
+			if err == nil {
+				if i == 0 {
+					t.Errorf("%s: it was opened", spec)
+				}
+				continue // nothing is asked of a database by OpenDatabase
+			}
+			if got := err.Error(); !strings.Contains(got, want) || strings.Contains(got, "hunt") || strings.Contains(got, "er@") || strings.Contains(got, "sa:") || strings.Contains(got, "zz") {
+				t.Errorf("%s: %v; want %q, and no secret", spec, err, want)
+			}
+		}
+	}
+}
+
 func TestParseSize(t *testing.T) {
 	for s, want := range map[string]int64{
 		"1": 1, "1048576": 1 << 20, "1b": 1, "4KiB": 4096, "1.5MiB": 3 << 19, "10 GB": 10e9, "2tib": 2 << 40, "9223372036854775807": 1<<63 - 1,

@@ -63,7 +63,16 @@ var schemes = []string{"redis", "redis+unix", "redis-cluster", "redis-sentinel"}
 
 // parseURL reads what Open takes. Its errors have no part of the URL in them that could
 // be secret.
-func parseURL(rawURL string) (o valkey.ClientOption, err error) {
+func parseURL(rawURL string) (valkey.ClientOption, error) {
+	o, err := readURL(rawURL)
+	if _, query, _ := strings.Cut(rawURL, "?"); err != nil && strings.Contains(query, "@") {
+		// Perhaps the question mark is in the password, and what could not be read a part of it.
+		err = errors.New("it cannot be read; write a question mark in a password as %3F, and an @ in a parameter as %40")
+	}
+	return o, err
+}
+
+func readURL(rawURL string) (o valkey.ClientOption, err error) {
 	o.Dialer = net.Dialer{Timeout: dialTimeout, KeepAlive: time.Second}
 	o.ConnWriteTimeout = hangTimeout
 	o.ClientName = "holdfast"
@@ -107,6 +116,8 @@ func parseURL(rawURL string) (o valkey.ClientOption, err error) {
 			o.Sentinel.Username = v[0]
 		case name == "sentinel-password" && scheme == "redis-sentinel":
 			o.Sentinel.Password = v[0]
+		case strings.Contains(name, "@"): // and a password before it, perhaps
+			return o, fmt.Errorf("there is a parameter that %s does not have", scheme)
 		default:
 			return o, fmt.Errorf("there is no parameter %q of %s", name, scheme)
 		}

@@ -42,6 +42,7 @@ func TestURL(t *testing.T) {
 		"", "h:6379", "http://h", "redis://", "redis://h:x", "redis://h:0", "redis://h,i", "redis://h/x", "redis://h/-1",
 		"redis+unix://h/run", "redis+unix://", "rediss+unix:///run", "redis-cluster://h/1", "redis-cluster://h?db=1",
 		"redis-sentinel://h", "redis-sentinel:///m", "redis://h?timeout=1s", "redis://u:s3cret%@h", "redis://h?%", "s3cret", "://s3cret",
+		"redis://:6379?s3cret@h", "redis://:s3cret?more@h:6379", "redis://s3cret:1?db=1@h", "redis-sentinel://h/m?db=s3cret@h",
 	} {
 		if _, err := parseURL(in); err == nil || strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("%s: %v; want an error without secrets", in, err)
