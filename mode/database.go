@@ -26,7 +26,7 @@ import (
 // Mode SQLServer, on any database. What is not in databaseParams is a parameter of the
 // driver.
 
-var databaseParams = []string{"table", "schema", "install", "max-size", "compress", "key-file", "ends", "conns"}
+var databaseParams = []string{"table", "schema", "items-type", "install", "max-size", "compress", "key-file", "ends", "conns"}
 
 var (
 	postgresParams  = append([]string{"notify"}, databaseParams...)
@@ -100,8 +100,8 @@ func readDatabase(s scheme, where string, p *params) (*database, error) {
 		d.conns = defaultConns
 	}
 	d.Options = sqlstore.Options{
-		Table: p.text("table"), Schema: p.text("schema"), AutoInstall: p.flag("install"),
-		MaxBytes: int(p.size("max-size")), Compress: p.flag("compress"), Ends: p.number("ends"),
+		Table: p.text("table"), Schema: p.text("schema"), ItemsType: p.text("items-type"), AutoInstall: p.flag("install"),
+		MaxBytes: int(p.size("max-size")), Compress: p.flag("compress"), Ends: orNone(p, "ends", p.numberOr),
 	}
 	if file := p.text("key-file"); file != "" {
 		var err error
@@ -259,7 +259,7 @@ func parseSQLServer(d *database, where string, p *params) error {
 	d.Options.Dialect = sqlstore.SQLServer
 	d.ASPState = p.flag("aspstate")
 	if d.ASPState {
-		for _, other := range []string{"table", "schema", "install", "key-file", "ends"} {
+		for _, other := range []string{"table", "schema", "items-type", "install", "key-file", "ends"} {
 			if p.values.Has(other) {
 				p.wrong(other, "none: the tables are those of ASP.NET")
 			}

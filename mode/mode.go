@@ -34,11 +34,13 @@
 //
 // They are, with the option of the package that has the details:
 //
-//	inproc        max-memory (MaxBytes), max-sessions, full=evict|refuse, backing, and with that sync and interval
-//	logstore      sync=interval|always|never, interval, max-memory, max-disk
-//	state servers timeout, compat=1, tls=1, ca, cert and key (PEM files), server-name, token-file, conns
-//	databases     table, schema, install=1 (AutoInstall), max-size (MaxBytes), compress=1, ends, conns (how many
-//	              connections, 32), and key-file: a file of Keys, one in a line, as openssl rand -hex 32 prints them;
+//	inproc        max-memory (MaxBytes), max-sessions, full=evict|refuse, tombstones, ends, count-cookies=1, backing,
+//	              and with that sync and interval
+//	logstore      sync=interval|always|never, interval, max-memory, max-disk, segment-size, tombstones, ends
+//	state servers timeout, compat=1, tls=1, ca, cert and key (PEM files), server-name, token-file, conns, max-conns,
+//	              max-waits, open-after, near-cache, idle-timeout, name (of several: one,two in the order of the servers)
+//	databases     table, schema, items-type, install=1 (AutoInstall), max-size (MaxBytes), compress=1, ends, conns (how
+//	              many connections, 32), and key-file: a file of Keys, one in a line, as openssl rand -hex 32 prints them;
 //	              for PostgreSQL notify=0 (no Notifier), MySQL socket, SQLite sync=full|normal, SQL Server aspstate=1;
 //	              all others are given to the driver
 //	Redis         prefix, timeout, near-cache, staleness, wait-replicas, wait-timeout, ends; and those of redisstore.Open
@@ -46,7 +48,8 @@
 // The tables of a database are made before, by holdfast sql install, or with install=1.
 //
 // Sizes are in bytes, or have a unit: KiB, MiB, GiB, TiB, KB, MB, GB, TB. Durations are
-// written as 500ms, 2s, 1m30s. A token that is not in the string can be in a file
+// written as 500ms, 2s, 1m30s. What an option turns off by a number below zero, such as ends
+// and near-cache, is none (ends=none); max-memory=none is no limit. A token that is not in the string can be in a file
 // (token-file), whose first line it is.
 //
 // In an error a string appears without what could be secret in it.

@@ -31,28 +31,41 @@ func (p *params) wrong(name, want string) {
 	p.errs = append(p.errs, fmt.Errorf("%s=%s: want %s", name, clip(p.text(name)), want))
 }
 
-func (p *params) duration(name string) time.Duration {
+func (p *params) duration(name string) time.Duration { return p.durationOr(name, "") }
+
+func (p *params) durationOr(name, other string) time.Duration {
 	if !p.values.Has(name) {
 		return 0
 	}
 	d, err := time.ParseDuration(p.text(name))
 	if err != nil || d <= 0 {
-		p.wrong(name, "a duration such as 500ms, 2s or 1m30s")
+		p.wrong(name, "a duration such as 500ms, 2s or 1m30s"+other)
 		return 0
 	}
 	return d
 }
 
-func (p *params) number(name string) int {
+func (p *params) number(name string) int { return p.numberOr(name, "") }
+
+func (p *params) numberOr(name, other string) int {
 	if !p.values.Has(name) {
 		return 0
 	}
 	n, err := strconv.ParseInt(p.text(name), 10, 32)
 	if err != nil || n <= 0 {
-		p.wrong(name, "a number above 0")
+		p.wrong(name, "a number above 0"+other)
 		return 0
 	}
 	return int(n)
+}
+
+// orNone reads, by read, the value of an option that a number below zero turns off. In a
+// spec that is the word none.
+func orNone[N int | int64 | time.Duration](p *params, name string, read func(name, other string) N) N {
+	if strings.EqualFold(p.text(name), "none") {
+		return -1
+	}
+	return read(name, ", or none")
 }
 
 func (p *params) flag(name string) bool {
@@ -82,13 +95,15 @@ func (p *params) choice(name string, of ...string) int {
 	return 0
 }
 
-func (p *params) size(name string) int64 {
+func (p *params) size(name string) int64 { return p.sizeOr(name, "") }
+
+func (p *params) sizeOr(name, other string) int64 {
 	if !p.values.Has(name) {
 		return 0
 	}
 	n, ok := parseSize(p.text(name))
 	if !ok {
-		p.wrong(name, "a size such as 1048576, 512MiB or 10GB")
+		p.wrong(name, "a size such as 1048576, 512MiB or 10GB"+other)
 	}
 	return n
 }

@@ -33,10 +33,14 @@ func parseRedis(prefix, where, example string, p *params) (opener, error) {
 	if where == "" {
 		return nil, errors.New("it names no server; write " + prefix + example)
 	}
-	o := redisstore.Options{
-		Prefix: p.text("prefix"), Timeout: p.duration("timeout"), NearCache: int(p.size("near-cache")), Staleness: p.duration("staleness"),
-		WaitReplicas: p.number("wait-replicas"), WaitTimeout: p.duration("wait-timeout"), Ends: p.number("ends"),
-	}
+	o := redisOptions(p)
 	url := prefix + where + p.foreignQuery()
 	return func() (Store, error) { return redisstore.Open(url, &o) }, nil
+}
+
+func redisOptions(p *params) redisstore.Options {
+	return redisstore.Options{
+		Prefix: p.text("prefix"), Timeout: p.duration("timeout"), NearCache: int(orNone(p, "near-cache", p.sizeOr)), Staleness: p.duration("staleness"),
+		WaitReplicas: p.number("wait-replicas"), WaitTimeout: p.duration("wait-timeout"), Ends: orNone(p, "ends", p.numberOr),
+	}
 }

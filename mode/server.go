@@ -16,7 +16,8 @@ import (
 
 // Mode StateServer.
 
-var serverParams = []string{"timeout", "compat", "tls", "ca", "cert", "key", "server-name", "token-file", "conns"}
+var serverParams = []string{"timeout", "compat", "tls", "ca", "cert", "key", "server-name", "token-file", "conns", "max-conns", "max-waits",
+	"open-after", "near-cache", "idle-timeout", "name"}
 
 func parseStateServer(where string, p *params) (opener, error) {
 	return parseServers(where, p, p.flag("tls"))
@@ -82,7 +83,15 @@ func parseServers(where string, p *params, encrypt bool) (opener, error) {
 }
 
 func openServers(servers []string, token string, p *params, encrypt bool) (opener, error) {
-	o := stateserver.ClientOptions{Token: token, Timeout: p.duration("timeout"), Conns: p.number("conns"), Compat: p.flag("compat")}
+	o := serverOptions(p)
+	o.Token = token
+	names := make([]string, len(servers)) // none has one
+	if p.values.Has("name") {
+		names = strings.Split(o.Name, ",")
+		if sorted := slices.Sorted(slices.Values(names)); len(names) != len(servers) || sorted[0] == "" || len(slices.Compact(sorted)) < len(names) {
+			p.wrong("name", "a name for each server, with commas between, and no two the same")
+		}
+	}
 	if token != "" && p.values.Has("token-file") {
 		return nil, errors.New("there are a token and a token-file; one of them is enough")
 	}
@@ -112,7 +121,8 @@ func openServers(servers []string, token string, p *params, encrypt bool) (opene
 			}
 		}
 		var clients []*stateserver.Client
-		for _, server := range servers {
+		for i, server := range servers {
+			o.Name = names[i]
 			c, err := stateserver.Dial(server, &o)
 			if err != nil {
 				for _, c := range clients {
@@ -127,6 +137,14 @@ func openServers(servers []string, token string, p *params, encrypt bool) (opene
 		}
 		return stateserver.Partitioned(clients...), nil
 	}, nil
+}
+
+func serverOptions(p *params) stateserver.ClientOptions {
+	return stateserver.ClientOptions{
+		Name: p.text("name"), Conns: p.number("conns"), MaxConns: p.number("max-conns"), MaxWaits: p.number("max-waits"),
+		Timeout: p.duration("timeout"), OpenAfter: orNone(p, "open-after", p.durationOr), NearCache: int(orNone(p, "near-cache", p.sizeOr)),
+		IdleTimeout: p.duration("idle-timeout"), Compat: p.flag("compat"),
+	}
 }
 
 func tlsConfig(p *params) (*tls.Config, error) {
