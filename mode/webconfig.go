@@ -119,6 +119,17 @@ func (e *element) each(path ...string) iter.Seq[*element] {
 // parseXML returns the outermost element.
 func parseXML(text []byte) (*element, error) {
 	d := xml.NewDecoder(bytes.NewReader(text))
+	charset := ""
+	d.CharsetReader = func(name string, in io.Reader) (io.Reader, error) {
+		decoded, err := decode(name, in)
+		if err != nil {
+			charset = clip(name)
+		}
+		return decoded, err
+	}
+	if len(text) > 1 && (text[0] == 0 || text[1] == 0 || text[0] >= 0xfe && text[1] >= 0xfe) {
+		return nil, errors.New("it is encoded as UTF-16; save it as UTF-8")
+	}
 	top := &element{}
 	open := []*element{top}
 	for {
@@ -127,6 +138,9 @@ func parseXML(text []byte) (*element, error) {
 		if err != nil {
 			if len(open) == 1 && len(top.children) > 0 && err == io.EOF {
 				return top.children[0], nil
+			}
+			if charset != "" {
+				return nil, fmt.Errorf("it is encoded as %s; save it as UTF-8", charset)
 			}
 			// What is wrong may be a piece of a password.
 			return nil, fmt.Errorf("line %d is not XML; in a value, & is written as &amp; and < as &lt;", line)
@@ -155,6 +169,34 @@ func parseXML(text []byte) (*element, error) {
 	}
 }
 
+// decode returns what is read from in, as UTF-8.
+func decode(charset string, in io.Reader) (io.Reader, error) {
+	high := "" // the characters from 0x80 on, where they are not those of Unicode
+	switch strings.ToLower(charset) {
+	case "us-ascii", "ascii":
+		return in, nil
+	case "iso-8859-1", "latin1":
+	case "windows-1252", "cp1252":
+		high = "€\u0081‚ƒ„…†‡ˆ‰Š‹Œ\u008dŽ\u008f\u0090‘’“”•–—˜™š›œ\u009džŸ"
+	default:
+		return nil, errors.New("no such encoding is read here")
+	}
+	text, err := io.ReadAll(in)
+	if err != nil {
+		return nil, err
+	}
+	special := []rune(high)
+	var b bytes.Buffer
+	for _, c := range text {
+		if i := int(c) - 0x80; i >= 0 && i < len(special) {
+			b.WriteRune(special[i])
+		} else {
+			b.WriteRune(rune(c))
+		}
+	}
+	return &b, nil
+}
+
 // A source is what a file has for one application.
 type source struct {
 	sessionState map[string]string
@@ -164,6 +206,10 @@ type source struct {
 	appSettings  map[string]string
 	notes        []Note
 }
+
+// fold is a name in the maps of a source, by which upper and lower case are the same, as
+// they are to .NET.
+func fold(name string) string { return strings.ToLower(name) }
 
 // gather collects what counts for the application at location: what stands in the
 // <location> for it over what stands outside.
@@ -244,10 +290,10 @@ func (in *source) scope(e *element) error {
 		maps.Copy(in.httpCookies, cookies.attrs)
 	}
 	for add := range e.each("connectionStrings", "add") {
-		in.connections[add.attrs["name"]] = add.attrs["connectionString"]
+		in.connections[fold(add.attrs["name"])] = add.attrs["connectionString"]
 	}
 	for add := range e.each("appSettings", "add") {
-		in.appSettings[add.attrs["key"]] = add.attrs["value"]
+		in.appSettings[fold(add.attrs["key"])] = add.attrs["value"]
 	}
 	for section := range e.each("connectionStrings") {
 		if section.attrs["configSource"] != "" {
@@ -276,9 +322,9 @@ func (in *source) overlay(e *element) error {
 		for _, p := range list.children {
 			switch p.name {
 			case "add":
-				in.providers[p.attrs["name"]] = p.attrs
+				in.providers[fold(p.attrs["name"])] = p.attrs
 			case "remove":
-				delete(in.providers, p.attrs["name"])
+				delete(in.providers, fold(p.attrs["name"]))
 			case "clear":
 				clear(in.providers)
 			}

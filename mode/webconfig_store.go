@@ -54,7 +54,7 @@ func (r *reader) connection(name, otherwise string) (s string, ok bool) {
 		r.note(name, "it is in the registry of the machine; look there, and write what it stands for as go doc mode has it")
 		return "", false
 	}
-	if named, ok := r.connections[s]; ok {
+	if named, ok := r.connections[fold(s)]; ok {
 		return named, true
 	}
 	if !strings.Contains(s, "=") {
@@ -82,6 +82,12 @@ func (r *reader) sqlServer() {
 	}
 	if words["attachdbfilename"] != "" {
 		r.note(name, "a database that is attached as a file (AttachDbFilename) has no counterpart; attach it to a server, and write sqlserver://host?database=NAME")
+		return
+	}
+	switch strings.ReplaceAll(strings.ToLower(words["authentication"]), " ", "") {
+	case "", "sqlpassword", "notspecified":
+	default:
+		r.note(name, "it signs in by a service (Authentication), which has no counterpart; write sqlserver://user:password@host?database=NAME with a user of SQL Server")
 		return
 	}
 	u := url.URL{Scheme: "sqlserver"}
@@ -161,7 +167,11 @@ var sqlWords = map[string]string{
 	"network library": "", "network": "", "net": "", "replication": "", "user instance": "", "transaction binding": "",
 	"applicationintent": "", "application intent": "", "multisubnetfailover": "", "multi subnet failover": "",
 	"transparentnetworkipresolution": "", "failover partner": "", "context connection": "", "column encryption setting": "",
-	"poolblockingperiod": "",
+	"poolblockingperiod": "", "pool blocking period": "", "connect retry count": "", "connect retry interval": "", "command timeout": "",
+	"attestation protocol": "", "enclave attestation url": "", "ip address preference": "", "ipaddresspreference": "",
+	"server spn": "", "serverspn": "", "failover partner spn": "", "failoverpartnerspn": "",
+	"host name in certificate": "", "hostnameincertificate": "", "server certificate": "", "servercertificate": "",
+	"authentication": "authentication",
 }
 
 // parseConnectionString reads word=value;word="value" by ADO.NET's rules. What it drops
@@ -177,8 +187,11 @@ func parseConnectionString(s string) (map[string]string, error) {
 		word, rest, ok := strings.Cut(s, "=")
 		word = strings.ToLower(strings.TrimSpace(word))
 		to, known := sqlWords[word]
-		if !ok || !known {
-			return nil, errors.New("it is not word=value;word=value with the words that SQL Server knows; a value with a semicolon in it stands in quotes")
+		if !ok {
+			return nil, errors.New("it is not word=value;word=value; a value with a semicolon in it stands in quotes")
+		}
+		if !known { // it is not shown: if it is not of a later driver, it is a piece of a value
+			word = "what is not known here (a value with a semicolon in it stands in quotes)"
 		}
 		value, after, err := cutValue(rest)
 		if err != nil {
@@ -226,7 +239,7 @@ func cutValue(s string) (value, rest string, err error) {
 // custom reads the provider that customProvider names.
 func (r *reader) custom() {
 	name := r.text("customProvider")
-	p, ok := r.providers[name]
+	p, ok := r.providers[fold(name)]
 	if name == "" || !ok {
 		r.wrong("mode=\"Custom\": want a customProvider that is the name of one in <providers>")
 		return
@@ -246,7 +259,7 @@ func (r *reader) custom() {
 func (r *reader) redis(p map[string]string) {
 	attr := func(name, otherwise string) string {
 		v, ok := p[name]
-		if setting, indirect := r.appSettings[v]; indirect {
+		if setting, indirect := r.appSettings[fold(v)]; indirect {
 			v = setting
 		}
 		if !ok || v == "" {

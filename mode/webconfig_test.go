@@ -3,6 +3,7 @@ package mode
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -98,20 +99,22 @@ func TestWebConfigNotes(t *testing.T) {
 		`mode="InProc" timeout="20" cookieless="UseCookies" compressionEnabled="false"`: "",
 		`mode="Off"`:                     "",
 		`mode="StateServer" timeout="7"`: "mode: to share; stateConnectionString: if this is Microsoft's",
-		`mode="StateServer" stateNetworkTimeout="Infinite"`:                                                      "mode: ; stateConnectionString: ; stateNetworkTimeout: a call of the store has an end",
-		`mode="StateServer" partitionResolverType="X"`:                                                           "mode: ; partitionResolverType: its code says where the state servers are",
-		`mode="SQLServer" sqlCommandTimeout="0"`:                                                                 "mode: with aspstate=1; mode: ; sqlCommandTimeout: a call; sqlConnectionString: it signs in as the Windows account",
-		`mode="SQLServer" partitionResolverType="X"`:                                                             "mode: ; partitionResolverType: its code says where the databases are",
-		`mode="SQLServer" sqlConnectionString="Named"`:                                                           "mode: ; sqlConnectionString: it names a connection string that is not in this file",
-		`mode="SQLServer" sqlConnectionString="server=d;uid=u;pooling=no;app=x"`:                                 "mode: ; mode: ; sqlConnectionString: these say nothing here and were left out: app, pooling",
-		`mode="SQLServer" allowCustomSqlDatabase="true" sqlConnectionString="server=d;uid=u;attachdbfilename=x"`: "mode: ; sqlConnectionString: a database that is attached",
-		`mode="SQLServer" timeout="Infinite" sqlConnectionString="server=d;uid=u"`:                               "mode: ; mode: ; timeout: a session always ends some time",
-		`compressionEnabled="true"`:                                                                              "",
-		`mode="StateServer" compressionEnabled="true"`:                                                           "compressionEnabled: Holdfast does not compress; mode: ; stateConnectionString: ",
-		`regenerateExpiredSessionId="false" useHostingIdentity="false"`:                                          "regenerateExpiredSessionId: ; useHostingIdentity: ",
-		`sessionIDManagerType="Shop.IDs"`:                                                                        "sessionIDManagerType: its code makes the IDs",
-		`cookieless="UseDeviceProfile"`:                                                                          "cookieless: UseDeviceProfile has no counterpart",
-		`xmlns:xdt="x" xdt:Transform="SetAttributes"`:                                                            "mode: this is a file that changes another one",
+		`mode="StateServer" stateNetworkTimeout="Infinite"`:                                                             "mode: ; stateConnectionString: ; stateNetworkTimeout: a call of the store has an end",
+		`mode="StateServer" partitionResolverType="X"`:                                                                  "mode: ; partitionResolverType: its code says where the state servers are",
+		`mode="SQLServer" sqlCommandTimeout="0"`:                                                                        "mode: with aspstate=1; mode: ; sqlCommandTimeout: a call; sqlConnectionString: it signs in as the Windows account",
+		`mode="SQLServer" partitionResolverType="X"`:                                                                    "mode: ; partitionResolverType: its code says where the databases are",
+		`mode="SQLServer" sqlConnectionString="Named"`:                                                                  "mode: ; sqlConnectionString: it names a connection string that is not in this file",
+		`mode="SQLServer" sqlConnectionString="server=d;uid=u;pooling=no;app=x"`:                                        "mode: ; mode: ; sqlConnectionString: these say nothing here and were left out: app, pooling",
+		`mode="SQLServer" sqlConnectionString="server=d;uid=u;pwd=a;s3cret=x;Server SPN=y;Authentication=Sql Password"`: "mode: ; mode: ; sqlConnectionString: these say nothing here and were left out: server spn, what is not known here",
+		`mode="SQLServer" sqlConnectionString="server=d;Authentication=Active Directory Integrated"`:                    "mode: ; sqlConnectionString: it signs in by a service",
+		`mode="SQLServer" allowCustomSqlDatabase="true" sqlConnectionString="server=d;uid=u;attachdbfilename=x"`:        "mode: ; sqlConnectionString: a database that is attached",
+		`mode="SQLServer" timeout="Infinite" sqlConnectionString="server=d;uid=u"`:                                      "mode: ; mode: ; timeout: a session always ends some time",
+		`compressionEnabled="true"`:                                                                                     "",
+		`mode="StateServer" compressionEnabled="true"`:                                                                  "compressionEnabled: Holdfast does not compress; mode: ; stateConnectionString: ",
+		`regenerateExpiredSessionId="false" useHostingIdentity="false"`:                                                 "regenerateExpiredSessionId: ; useHostingIdentity: ",
+		`sessionIDManagerType="Shop.IDs"`:                                                                               "sessionIDManagerType: its code makes the IDs",
+		`cookieless="UseDeviceProfile"`:                                                                                 "cookieless: UseDeviceProfile has no counterpart",
+		`xmlns:xdt="x" xdt:Transform="SetAttributes"`:                                                                   "mode: this is a file that changes another one",
 	} {
 		c, err := ParseWebConfig([]byte(sessionState(attrs)), "")
 		if err != nil {
@@ -175,7 +178,10 @@ func TestWebConfigMistakes(t *testing.T) {
 		sessionState(`mode="StateServer" stateConnectionString="tcpip=h:0"`):                                       "with a port up to 65535",
 		sessionState(`mode="StateServer" stateConnectionString="tcpip=h:70000"`):                                   "with a port up to 65535",
 		sessionState(`mode="SQLServer" sqlConnectionString="server=d;uid=u;initial catalog=X"`):                    "names a database, and allowCustomSqlDatabase is not true",
-		sessionState(`mode="SQLServer" sqlConnectionString="server=d;pwd=a;s3cret=x"`):                             "a value with a semicolon in it stands in quotes",
+		sessionState(`mode="SQLServer" sqlConnectionString="server=d;pwd=a;s3cret"`):                               "a value with a semicolon in it stands in quotes",
+		`<?xml version="1.0" encoding="utf-16"?><sessionState/>`:                                                   "it is encoded as utf-16; save it as UTF-8",
+		"\xff\xfe<\x00s\x00":                                                                                       "it is encoded as UTF-16; save it as UTF-8",
+		`<?xml version="1.0" encoding="shift_jis"?><sessionState/>`:                                                "it is encoded as shift_jis; save it as UTF-8",
 		sessionState(`mode="SQLServer" sqlConnectionString="server=d;pwd='s3cret"`):                                "a quote is not closed",
 		sessionState(`mode="SQLServer" sqlConnectionString="server=d;pwd='a's3cret"`):                              "something follows a value in quotes",
 		sessionState(`mode="SQLServer" sqlConnectionString="server=d"`):                                            "neither a User ID nor Integrated Security",
@@ -193,6 +199,43 @@ func TestWebConfigMistakes(t *testing.T) {
 		}
 		if !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("%s\n%v\nwant %q", text, err, want)
+		}
+	}
+}
+
+// TestWebConfigEncodings has files that are not UTF-8, as older editors wrote them.
+func TestWebConfigEncodings(t *testing.T) {
+	for encoding, text := range map[string]string{
+		"iso-8859-1":   "cl\xe9",
+		"windows-1252": "cl\xe9\x80",
+		"us-ascii":     "key",
+		"UTF-8":        "clé€",
+	} {
+		c, err := ParseWebConfig([]byte(`<?xml version="1.0" encoding="`+encoding+`"?>`+"\r\n"+redisProvider(`host="h" accessKey="`+text+`"`)), "")
+		want := map[string]string{"iso-8859-1": "clé", "us-ascii": "key"}[encoding]
+		if want == "" {
+			want = "clé€"
+		}
+		if err != nil {
+			t.Errorf("%s: %v", encoding, err)
+		} else if u, err := url.Parse(c.Spec); err != nil || u.User.String() != url.UserPassword("", want).String() {
+			t.Errorf("%s: it is read as %s, %v; want the key %s", encoding, c.Spec, err, want)
+		}
+	}
+}
+
+// TestWebConfigNamesFold has names of connection strings, providers and settings found as
+// .NET finds them, whatever their case.
+func TestWebConfigNamesFold(t *testing.T) {
+	for text, want := range map[string]string{
+		`<configuration><connectionStrings><add name="STATE" connectionString="server=db;uid=u;pwd=p"/></connectionStrings>
+			<system.web>` + sessionState(`mode="SQLServer" sqlConnectionString="State"`) + `</system.web></configuration>`: "sqlserver://u:p@db?aspstate=1&database=ASPState",
+		`<configuration><appSettings><add key="CacheHost" value="cache"/></appSettings><system.web>` +
+			sessionState(`mode="Custom" customProvider="r"`, `<providers><add name="X"/><remove name="x"/><add name="R" type="Microsoft.Web.Redis.RedisSessionStateProvider" host="cachehost"/></providers>`) +
+			`</system.web></configuration>`: "rediss://cache:6380/0",
+	} {
+		if c, err := ParseWebConfig([]byte(text), ""); err != nil || c.Spec != want {
+			t.Errorf("%s\nis %+v, %v; want %s", text, c, err, want)
 		}
 	}
 }

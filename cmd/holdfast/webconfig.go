@@ -26,7 +26,8 @@ same place to Holdfast (mode.Open, and the variable ` + mode.StoreVar + `), the 
 holdfast.New that follow from the file, and a message for each setting that has no
 counterpart or means something else. Programs have the same by mode.ParseWebConfig.
 
-Exit status: 0 also where there are messages, 1 if ASP.NET would refuse the file too.`,
+Exit status: 0 also where there are messages, 1 if the file cannot be read, as ASP.NET
+could not read it either. (But it reads more encodings: save such a file as UTF-8.)`,
 		Example: `  holdfast webconfig /srv/shop/web.config
   holdfast webconfig --location admin --secrets web.config`,
 		Args: cobra.ExactArgs(1),
