@@ -535,6 +535,46 @@ func TestPermissions(t *testing.T) {
 	}
 }
 
+// TestUserWithoutChannels: what was done although nobody could be told of it was done,
+// and who waits finds out by asking.
+func TestUserWithoutChannels(t *testing.T) {
+	server, prefix := servers.StartRedis(t, nil), anyPrefix()
+	server.Do(t, "ACL", "SETUSER", "shop", "on", ">s3cret", "~"+prefix+":*", "+@all")
+	o := &redisstore.Options{Prefix: prefix, Logger: slog.New(slog.DiscardHandler)}
+	s, err := redisstore.Open(strings.Replace(server.URL(), "://", "://shop:s3cret@", 1), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for what, end := range map[string]func(id store.ID, held *store.Record) error{
+		"Save":   func(id store.ID, held *store.Record) error { return s.Save(ctx, id, held, store.NewVersion(), false) },
+		"Unlock": func(id store.ID, held *store.Record) error { return s.Unlock(ctx, id, held.Lock) },
+		"Remove": func(id store.ID, held *store.Record) error {
+			return s.Remove(ctx, id, held.Lock, store.Reason{Kind: store.Abandoned})
+		},
+	} {
+		id := testID(what)
+		mustCreate(t, s, id, store.Record{})
+		var held store.Record
+		if err := s.Lock(ctx, id, store.LockOptions{Owner: store.NewOwner()}, &held); err != nil {
+			t.Fatal(err)
+		}
+		got := make(chan error, 1)
+		go func() {
+			got <- s.Lock(ctx, id, store.LockOptions{Owner: store.NewOwner(), Wait: time.Minute}, new(store.Record))
+		}()
+		key := server.Do(t, "KEYS", prefix+":*:s:"+what)
+		eventually(t, "one who waits", func() bool { return server.Do(t, "HEXISTS", key, "w") == "1" })
+		if err := end(id, &held); err != nil {
+			t.Errorf("%s, while another waits: %v", what, err)
+		}
+		err := within(t, got, 20*time.Second)
+		if gone := errors.Is(err, store.ErrNotFound); gone != (what == "Remove") || err != nil && !gone {
+			t.Errorf("Lock of who waited for %s: %v", what, err)
+		}
+	}
+}
+
 func TestOptions(t *testing.T) {
 	client := connect(t, single(t).URL(), new(redisstore.Options))
 	for name, o := range map[string]redisstore.Options{

@@ -37,9 +37,10 @@ local function write()
 	redis.call('HSET', key, 'm', m)
 end
 
--- tell wakes who waits: it asks for the lock then.
+-- tell wakes who waits: it asks for the lock then. If that is refused, to a user without
+-- rights to channels, what was done is done all the same; who waits asks now and then.
 local function tell(waiter)
-	redis.call('PUBLISH', INBOXES .. string.sub(waiter, 1, 8), string.sub(waiter, 9) .. key)
+	redis.pcall('PUBLISH', INBOXES .. string.sub(waiter, 1, 8), string.sub(waiter, 9) .. key)
 end
 
 -- finish ends the session and reports whether its end is remembered.
