@@ -144,7 +144,8 @@ func (d *database) advance(by time.Duration) {
 // newTable is the name of a table that no other test uses.
 func (d *database) newTable() string { return fmt.Sprint("sessions", d.tables.Add(1)) }
 
-// open opens a store. Without Options.Table it has a table of its own.
+// open opens a store. Without Options.Table it has a table of its own. It does not sweep by
+// itself: a test that takes long would find done what it does or counts.
 func (d *database) open(t testing.TB, o Options) *Store {
 	t.Helper()
 	return d.openAt(t, d.db, o)
@@ -160,6 +161,7 @@ func (d *database) openAt(t testing.TB, db *sql.DB, o Options) *Store {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.stop()
 	t.Cleanup(func() {
 		if err := s.Close(); err != nil {
 			t.Errorf("Close: %v", err)

@@ -29,7 +29,7 @@ func fillTable(t testing.TB, d *database, s *Store, n int) {
 		"version3, acquired, lock_cookie, lock_owner, lock_date, lock_timeout, flags, subject, subject_hash, ended_at, reason, packing, items) " +
 		"SELECT id, id, 1, id, 0, " + inNow + " + CASE WHEN n % 10 < 2 THEN -n ELSE " + hour + " END, 0, " + inNow + " + CASE WHEN n % 10 = 0 THEN -n ELSE " + hour + " END, " +
 		"3600, " + hour + ", 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, id, n / 3, 0, 0, 0, id FROM " + series)
-	const patient = "PRAGMA busy_timeout = 30000; " // beside the store's own sweep, on a machine however busy
+	const patient = "PRAGMA busy_timeout = 30000; " // on a machine however busy
 	if d.dialect == SQLite {
 		query = patient + query
 	}
@@ -145,7 +145,8 @@ func (v *visitors) id(i int) store.ID {
 // visit makes requests in a window of time, and returns how long each took that ended in
 // it, from when it was due.
 func (v *visitors) visit(window time.Duration) []time.Duration {
-	took := make(chan time.Duration, int(window.Seconds()*visitorsPerSecond)+1)
+	var mu sync.Mutex
+	var all []time.Duration
 	tick := time.NewTicker(time.Second / visitorsPerSecond)
 	defer tick.Stop()
 	over := time.After(window)
@@ -163,15 +164,12 @@ func (v *visitors) visit(window time.Duration) []time.Duration {
 				if err != nil {
 					v.t.Error(err)
 				}
-				took <- time.Since(due)
+				mu.Lock()
+				defer mu.Unlock()
+				all = append(all, time.Since(due))
 			})
 		case <-over:
 			v.done.Wait()
-			close(took)
-			var all []time.Duration
-			for each := range took {
-				all = append(all, each)
-			}
 			return all
 		}
 	}
