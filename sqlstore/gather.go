@@ -18,6 +18,7 @@ import (
 // finds nobody there is not held up.
 type gathering struct {
 	together func(ctx context.Context, calls []*call) // fills in what each call comes to
+	undo     func(c *call)                            // of a call that was perhaps made after its caller had gone; may be nil
 	spawn    func(func())
 	least    int // how many are made together at least: two, and one in tests
 
@@ -45,6 +46,8 @@ type call struct {
 	ready chan struct{} // closed when what follows is known
 
 	lead    bool // it is to be made by itself, and others started after it; under the mutex
+	left    bool // its caller has gone; under the mutex
+	made    bool // what follows is known; under the mutex
 	alone   bool // it is to be made by itself
 	changed bool // it has changed its row
 	unsure  bool // it is not known whether it has
@@ -90,10 +93,14 @@ func (g *gathering) do(ctx context.Context, id key, a *args, alone func() error)
 			if i := slices.Index(g.waiting, c); i >= 0 {
 				g.waiting = slices.Delete(g.waiting, i, i+1)
 			}
-			lead := c.lead
+			lead, made := c.lead, c.made
+			c.left = true
 			g.mu.Unlock()
 			if lead {
 				g.back()
+			}
+			if made && !c.alone && c.err == nil {
+				return c, nil // with it, the caller knows what there is to undo
 			}
 			return nil, ctx.Err()
 		}
@@ -144,7 +151,8 @@ func (g *gathering) start() {
 	g.spawn(func() { g.run(calls) })
 }
 
-// run makes some calls together. It goes on until all who wait for it are gone.
+// run makes some calls together. It goes on until all who wait for it are gone, and undoes
+// what it did for those who are.
 func (g *gathering) run(calls []*call) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -157,9 +165,23 @@ func (g *gathering) run(calls []*call) {
 		})()
 	}
 	g.together(ctx, calls)
+	var left []*call
+	g.mu.Lock()
+	for _, c := range calls {
+		c.made = true
+		if c.left && (c.changed || c.unsure || c.err != nil) {
+			left = append(left, c)
+		}
+	}
+	g.mu.Unlock()
 	g.back()
 	for _, c := range calls {
 		close(c.ready)
+	}
+	if g.undo != nil {
+		for _, c := range left {
+			g.undo(c)
+		}
 	}
 }
 

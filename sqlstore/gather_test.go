@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -189,6 +190,111 @@ func TestGathering(t *testing.T) {
 			p.trips = nil
 		}
 	})
+}
+
+// What was made for a caller who had gone is undone, and nothing else.
+func TestUndoOfWhoLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const took = time.Minute
+		p := newCounterpart(func(int) time.Duration { return took })
+		var undone []byte
+		p.undo = func(c *call) { undone = append(undone, c.id[0]) }
+		var all sync.WaitGroup
+		all.Go(func() { p.visit(t.Context(), 99, time.Hour) })
+		synctest.Wait()
+		// The first leaves before it is made, the second meanwhile.
+		for i, stays := range []time.Duration{patience / 2, took / 2, time.Hour} {
+			all.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), stays)
+				defer cancel()
+				if err := p.visit(ctx, byte(i), took); (err == nil) != (stays > took) {
+					t.Errorf("%d: %v", i, err)
+				}
+			})
+		}
+		all.Wait()
+		if fmt.Sprint(undone) != "[1]" {
+			t.Errorf("undone were %v; want [1]", undone)
+		}
+	})
+}
+
+// Of two locks that are taken in one statement, one has to wait for its row; the visitor
+// who wants the other leaves meanwhile. Nobody has that lock afterwards.
+func TestLockOfWhoLeft(t *testing.T) {
+	t.Parallel()
+	for _, each := range databases[:2] { // where rows have locks of their own
+		t.Run(each.name, func(t *testing.T) {
+			t.Parallel()
+			d := each.make(t)
+			db, count := d.counted(t)
+			s := d.openAt(t, db, Options{Dialect: d.dialect})
+			ids := []store.ID{{App: "a", Session: "0"}, {App: "a", Session: "1"}}
+			for _, id := range ids {
+				if err := s.Create(t.Context(), id, &store.Record{Version: 1, Timeout: time.Hour}, false); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for stuck := range ids { // the first row that the statement comes to, and the second
+				leave(t, d, s, count, ids[stuck], ids[1-stuck])
+			}
+		})
+	}
+}
+
+func leave(t *testing.T, d *database, s *Store, count *counter, stuck, left store.ID) {
+	ctx := t.Context()
+	tx, err := d.db.BeginTx(ctx, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback()
+	k, _ := keyOf(stuck)
+	hold := compile(s.d, s.names, "UPDATE "+inTable+" SET waited = waited + 1 WHERE id = :id")
+	if _, err := tx.Exec(hold.text, hold.values(&args{pID: k[:]})...); err != nil {
+		t.Fatal(err)
+	}
+	g := s.st.lock.gathering
+	g.mu.Lock()
+	g.running++ // as if somebody else were at the database
+	g.mu.Unlock()
+	stays := make(chan error, 1)
+	go func() { stays <- s.Lock(ctx, stuck, store.LockOptions{Owner: 1}, new(store.Record)) }()
+	short, cancel := context.WithCancel(ctx)
+	leaves := make(chan error, 1)
+	go func() { leaves <- s.Lock(short, left, store.LockOptions{Owner: 2}, new(store.Record)) }()
+	waiting := func() int {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return len(g.waiting)
+	}
+	until(t, "both wait", func() bool { return waiting() == 2 })
+	until(t, "they are made", func() bool { return waiting() == 0 })
+	count.take()
+	cancel()
+	if err := <-leaves; !errors.Is(err, context.Canceled) {
+		t.Errorf("Lock of the visitor who left: %v", err)
+	}
+	if d.dialect == PostgreSQL { // what he gives back then finds nothing that it has to wait for
+		until(t, "he gives back what he perhaps has", func() bool { return strings.Contains(verbs(count.take()), "SELECT") })
+	}
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-stays; err != nil {
+		t.Errorf("Lock of the visitor who stayed: %v", err)
+	}
+	g.back()
+	until(t, "the lock of the visitor who left is free", func() bool {
+		rec := new(store.Record)
+		if err := s.Load(ctx, left, rec); err != nil {
+			t.Fatal(err)
+		}
+		return !rec.Locked
+	})
+	if err := s.Unlock(ctx, stuck, store.Lock{Owner: 1}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // TestTogether has many visitors at once, of sessions of which some are locked and some

@@ -98,6 +98,12 @@ func open(ctx context.Context, db *sql.DB, o *Options, now string) (*Store, erro
 	s.gathers(s.st.lock, s.st.lockAll, true, true)
 	s.gathers(s.st.saveMine, s.st.saveMineAll, true, false)
 	s.gathers(s.st.unlock, s.st.unlockAll, true, false)
+	if g := s.st.lock.gathering; g != nil {
+		// What [try] gives back, it may have given back before the lock was taken.
+		g.undo = func(c *call) {
+			s.giveBack(c.id, store.Lock{Cookie: int32(c.a[pCookie].(int64)), Owner: uint64(c.a[pOwner].(int64))}, false)
+		}
+	}
 	return s, nil
 }
 
