@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // schemaVersion is that of the tables as [tables] has them.
@@ -94,22 +95,28 @@ var (
 	errForeign = errors.New("there is a table of that name which is not ours, and is left alone; choose another name")
 )
 
-// version returns the version of the schema.
+// version returns the version of the schema: schemaInstalling also of tables of which an
+// interrupted Remove has left only the one that says whose they are.
 func (a *admin) version(ctx context.Context) (v int64, err error) {
 	// What is ours says so before there are sessions. So it is looked at again when there
 	// is a table with sessions that a moment ago was not ours.
 	for range 2 {
 		query := fmt.Sprintf("SELECT value FROM %s WHERE kind = %d AND meta_id = %d", a.names.meta, metaSchema, metaOurs)
 		err := a.scan(ctx, query, &v)
-		if err == nil || !errors.Is(err, sql.ErrNoRows) && !a.isAbsent(err) {
-			return v, err
+		ours := err == nil
+		if !ours && !errors.Is(err, sql.ErrNoRows) && !a.isAbsent(err) {
+			return 0, err
 		}
 		var n int64
 		err = a.scan(ctx, "SELECT COUNT(*) FROM "+a.names.table+" WHERE 1 = 0", &n)
-		if a.isAbsent(err) {
+		switch absent := a.isAbsent(err); {
+		case ours && absent && v <= schemaVersion:
+			return schemaInstalling, nil
+		case ours && (absent || err == nil):
+			return v, nil
+		case absent:
 			return 0, errMissing
-		}
-		if err != nil {
+		case err != nil:
 			return 0, err
 		}
 	}
@@ -160,11 +167,25 @@ func tooNew(v int64) error {
 
 // command names the command that mends it.
 func (a *admin) command(does string) string {
-	table := ""
+	flags := ""
 	if a.o.Table != defaultTable {
-		table = " --table " + a.o.Table
+		flags = " --table " + shellQuote(a.o.Table)
 	}
-	return fmt.Sprintf("run \"holdfast sql install%s --store …\", which %s (or set Options.AutoInstall, in development)", table, does)
+	if a.o.Schema != "" {
+		flags += " --schema " + shellQuote(a.o.Schema)
+	}
+	return fmt.Sprintf("run \"holdfast sql install%s --store …\", which %s (or set Options.AutoInstall, in development)", flags, does)
+}
+
+// shellQuote renders a word for a shell, where it is not a plain one.
+func shellQuote(word string) string {
+	plain := func(r rune) bool {
+		return r < 0x80 && (unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("_.-", r))
+	}
+	if strings.TrimFunc(word, plain) == "" {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
 
 func (a *admin) wrap(err error) error {
@@ -252,20 +273,13 @@ func Remove(ctx context.Context, db *sql.DB, o *Options) error {
 	if err != nil {
 		return err
 	}
-	_, err = a.version(ctx)
-	if errors.Is(err, errMissing) {
-		// Of tables that were being removed, the one that says whose they are is left.
-		_, err = a.db.ExecContext(ctx, a.d.drop(a.names.meta))
-		if a.isAbsent(err) {
-			err = nil
-		}
+	if _, err = a.version(ctx); err != nil && !errors.Is(err, errMissing) {
 		return a.wrap(err)
 	}
-	if err != nil {
-		return a.wrap(err)
-	}
+	// The one that says whose they are goes last. Where this was interrupted before, it is
+	// the only one.
 	for _, name := range []string{a.names.table, a.names.meta} {
-		if _, err := a.db.ExecContext(ctx, a.d.drop(name)); err != nil {
+		if _, err := a.db.ExecContext(ctx, a.d.drop(name)); err != nil && !a.isAbsent(err) {
 			return a.wrap(err)
 		}
 	}

@@ -51,6 +51,54 @@ func TestMissingTables(t *testing.T) {
 	})
 }
 
+// The command that is named has the names of the tables, as a shell wants them.
+func TestCommandForNames(t *testing.T) {
+	db, err := sql.Open("sqlite", filepath.Join(t.TempDir(), "test.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	_, err = New(db, &Options{Table: "anna's sessions", Schema: "main"})
+	if want := `holdfast sql install --table 'anna'\''s sessions' --schema main --store`; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("New: %v; want it to name %s", err, want)
+	}
+}
+
+// A Remove that was interrupted between its two tables can be done again, and so can
+// Install: nothing else takes what is left for tables with sessions.
+func TestRemoveInterrupted(t *testing.T) {
+	everyDatabase(t, func(t *testing.T, d *database) {
+		o := &Options{Table: "half"}
+		ctx := t.Context()
+		for _, mend := range []func() error{
+			func() error { return Remove(ctx, d.db, o) },
+			func() error { return nil },
+		} {
+			if err := Install(ctx, d.db, o); err != nil {
+				t.Fatal(err)
+			}
+			d.exec(t, "DROP TABLE half") // what Remove does first
+			if status, err := Status(ctx, d.db, o); err != nil || status.Version != 0 {
+				t.Errorf("Status: %+v, %v; want that there are no tables", status, err)
+			}
+			if _, err := New(d.db, o); err == nil || !strings.Contains(err.Error(), "holdfast sql install") {
+				t.Errorf("New: %v; want the command that installs", err)
+			}
+			if err := mend(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s := d.open(t, *o)
+		if err := s.Create(ctx, store.ID{App: "a", Session: "s"}, &store.Record{Version: 1, Timeout: time.Minute}, false); err != nil {
+			t.Fatal(err)
+		}
+		if err := Remove(ctx, d.db, o); err != nil {
+			t.Fatal(err)
+		}
+		d.exec(t, "CREATE TABLE half_meta (n BIGINT)") // the name is free
+	})
+}
+
 // Several processes install at once, and none of them fails.
 func TestInstallAtOnce(t *testing.T) {
 	everyDatabase(t, func(t *testing.T, d *database) {
@@ -121,6 +169,13 @@ func TestUpgrade(t *testing.T) {
 			"version, version1, version2, version3, acquired, lock_cookie, lock_owner, lock_date, lock_timeout, flags, ended_at, reason, packing, items) "+
 			"VALUES (:id, :app, :app_hash, :session, 0, 1, 1, "+inNow+" + 1000000000, 1000, 1000000000, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, :items)")
 		d.exec(t, insert.text, insert.values(&args{pID: k[:], pApp: []byte(id.App), pAppHash: app, pSession: []byte(id.Session), pItems: []byte("old")})...)
+		status := func(version int64) {
+			t.Helper()
+			if got, err := Status(t.Context(), d.db, nil); err != nil || got.Version != version || got.Sessions != 1 {
+				t.Errorf("Status of version %d with one session: %+v, %v", version, got, err)
+			}
+		}
+		status(1)
 
 		for range 2 {
 			if err := Install(t.Context(), d.db, nil); err != nil {
@@ -143,6 +198,7 @@ func TestUpgrade(t *testing.T) {
 				t.Errorf("%s on a version that is not known yet: %v", what, err)
 			}
 		}
+		status(99)
 	})
 }
 

@@ -113,7 +113,7 @@ func (sqlServer) judge(e serverError) verdict {
 		return duplicate
 	case 208, 3701, 33557097: // Babelfish says no more than that the query makes no sense
 		return absent
-	case 1913, 2714:
+	case 1913, 2714, 2705: // such an index, table, column
 		return present
 	case 596, 6005, 40197: // session killed, shutting down, moved to another machine
 		return lost

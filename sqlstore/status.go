@@ -36,8 +36,11 @@ func Status(ctx context.Context, db *sql.DB, o *Options) (*TableStatus, error) {
 	if errors.Is(err, errMissing) {
 		return s, nil
 	}
-	if err == nil && s.Version == schemaVersion {
+	if err == nil && s.Version > schemaInstalling { // what is counted, version 1 has too
 		err = a.count(ctx, s)
+		if err != nil && s.Version > schemaVersion { // perhaps that has not any more
+			err = fmt.Errorf("%w: %w", tooNew(s.Version), err)
+		}
 	}
 	return s, a.wrap(err)
 }

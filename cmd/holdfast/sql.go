@@ -195,6 +195,8 @@ version than this program's.`,
 					return errors.New("there are no tables; holdfast sql install makes them")
 				case s.Version < s.Current:
 					return fmt.Errorf("the tables are of version %d, this program wants %d; holdfast sql install brings them up to date", s.Version, s.Current)
+				case s.Version > s.Current:
+					return fmt.Errorf("the tables are of version %d, this program knows %d at most; use a newer holdfast", s.Version, s.Current)
 				}
 				return nil
 			})
@@ -284,7 +286,10 @@ func (f *sqlFlags) removeCommand() *cobra.Command {
 					if err != nil {
 						return err
 					}
-					if s.Version == 0 {
+					if s.Version == 0 { // or what was left when they were being removed
+						if err := remove(); err != nil {
+							return err
+						}
 						return say(cmd, "there are no tables")
 					}
 					question = fmt.Sprintf("The tables and %s in them are removed.", count(int(s.Sessions)))

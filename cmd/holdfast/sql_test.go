@@ -79,6 +79,28 @@ func TestSQL(t *testing.T) {
 			wants(t, sqlSays(t, 1, "remove", "--store", spec), "3 sessions in them are removed. Go on?")
 			wants(t, sqlSays(t, 0, "remove", "--yes", "--store", spec), "the tables are removed")
 			wants(t, sqlSays(t, 0, "remove", "--store", spec), "there are no tables")
+
+			d, err := mode.OpenDatabase(spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer d.DB.Close()
+			exec := func(query string) {
+				t.Helper()
+				if _, err := d.DB.ExecContext(t.Context(), query); err != nil {
+					t.Fatal(err)
+				}
+			}
+			sqlSays(t, 0, "install", "--store", spec)
+			exec("DROP TABLE holdfast_sessions") // as a remove that is interrupted does
+			wants(t, sqlSays(t, 1, "status", "--store", spec), "there are no tables; holdfast sql install makes them")
+			wants(t, sqlSays(t, 0, "remove", "--store", spec), "there are no tables")
+			exec("CREATE TABLE holdfast_sessions_meta (n BIGINT)")
+			exec("DROP TABLE holdfast_sessions_meta")
+			sqlSays(t, 0, "install", "--store", spec)
+			exec("UPDATE holdfast_sessions_meta SET value = 99 WHERE kind = 0")
+			wants(t, sqlSays(t, 1, "status", "--store", spec), "this program knows 2 at most")
+			sqlSays(t, 0, "remove", "--yes", "--store", spec)
 			wants(t, sqlSays(t, 0, "status", "--store", spec, "--table", "my sessions"), "schema version")
 		})
 	}
