@@ -2,7 +2,7 @@ package sqlstore
 
 import (
 	"cmp"
-	"database/sql"
+	"errors"
 	"fmt"
 	"reflect"
 	"strconv"
@@ -251,7 +251,7 @@ var drivers = []struct {
 	path    string
 	dialect Dialect
 }{
-	{"/pgx/", PostgreSQL}, {"lib/pq", PostgreSQL},
+	{"/pgx/", PostgreSQL},
 	{"go-sql-driver/mysql", MySQL},
 	{"sqlite", SQLite},
 	{"mssqldb", SQLServer},
@@ -259,18 +259,32 @@ var drivers = []struct {
 }
 
 // detect finds the dialect of a database by its driver.
-func detect(db *sql.DB) (Dialect, error) {
-	t := reflect.TypeOf(db.Driver())
-	if t.Kind() == reflect.Pointer {
-		t = t.Elem()
-	}
+func detect(driver reflect.Type) (Dialect, error) {
+	path := driverPath(driver)
 	for _, d := range drivers {
-		if strings.Contains(t.PkgPath()+"/", d.path) {
+		if strings.Contains(path, d.path) {
 			return d.dialect, nil
 		}
 	}
 	return "", fmt.Errorf("sqlstore: the driver %v is not known; set Options.Dialect to %s, %s, %s, %s or %s",
-		reflect.TypeOf(db.Driver()), PostgreSQL, MySQL, SQLite, SQLServer, Oracle)
+		driver, PostgreSQL, MySQL, SQLite, SQLServer, Oracle)
+}
+
+// checkDriver refuses a driver that cannot be used, whatever Options.Dialect is.
+func checkDriver(driver reflect.Type) error {
+	if strings.Contains(driverPath(driver), "lib/pq/") {
+		return errors.New("sqlstore: the driver is lib/pq, which says of a change whose reply was lost that it was not sent, so that it is made twice; " +
+			"use pgx: import github.com/jackc/pgx/v5/stdlib, and sql.Open(\"pgx\", …)")
+	}
+	return nil
+}
+
+// driverPath is the path of the package of a driver, with a slash behind it.
+func driverPath(driver reflect.Type) string {
+	if driver.Kind() == reflect.Pointer {
+		driver = driver.Elem()
+	}
+	return driver.PkgPath() + "/"
 }
 
 // numbered renders a parameter as a prefix and its number.

@@ -16,7 +16,9 @@ import (
 // The zero value, and a nil pointer, is a good choice.
 type Options struct {
 	// Dialect is the SQL that the database understands. Default: found from the driver
-	// of the *sql.DB. Set it where that is a driver of your own around another.
+	// of the *sql.DB. Set it where that is a driver of your own around another. The driver
+	// lib/pq is refused: what it says of lost connections is wrong, so that a change could
+	// be made twice. Use pgx.
 	Dialect Dialect
 
 	// Table is the name of the table with the sessions. Beside it is one with the same

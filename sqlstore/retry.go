@@ -36,7 +36,7 @@ const (
 )
 
 // serverErrorOf finds what the server said in the error of a driver, without importing
-// the driver: by the method SQLState (pgx, lib/pq), SQLErrorNumber (go-mssqldb) or Code
+// the driver: by the method SQLState (pgx), SQLErrorNumber (go-mssqldb) or Code
 // (modernc.org/sqlite, godror), or by a field Number (go-sql-driver), ErrCode (go-ora)
 // or Code (mattn/go-sqlite3).
 func serverErrorOf(err error) (e serverError, ok bool) {
@@ -108,7 +108,8 @@ func refused(err error) bool {
 	return errors.As(err, &op) && op.Op == "dial"
 }
 
-// notSent reports whether err certainly came before the statement reached the server.
+// notSent reports whether err certainly came before the statement reached the server. A
+// driver that says so of other errors, with ErrBadConn, cannot be used (see checkDriver).
 func notSent(err error) bool {
 	var safe interface{ SafeToRetry() bool } // of pgx
 	return errors.Is(err, driver.ErrBadConn) || refused(err) || errors.As(err, &safe) && safe.SafeToRetry()

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"time"
 	"unicode"
@@ -76,9 +77,15 @@ func newAdmin(db *sql.DB, o *Options) (*admin, error) {
 		return nil, err
 	}
 	a := &admin{db: db, o: full, name: full.Dialect}
-	if a.name == "" {
-		if a.name, err = detect(db); err != nil {
+	if db != nil {
+		driver := reflect.TypeOf(db.Driver())
+		if err := checkDriver(driver); err != nil {
 			return nil, err
+		}
+		if a.name == "" {
+			if a.name, err = detect(driver); err != nil {
+				return nil, err
+			}
 		}
 	}
 	var known bool
