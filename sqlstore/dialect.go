@@ -90,6 +90,9 @@ type dialect interface {
 	// prepares reports whether statements are prepared once and kept. It is false
 	// where the driver does that by itself, or needs no second round trip.
 	prepares() bool
+	// most is the query for how large a content the server takes at once, if it does not
+	// itself say so of one that is too large; else empty.
+	most() string
 	// oneWriter reports whether the database has one writer at a time, so that those
 	// of one process better take turns.
 	oneWriter() bool
@@ -179,6 +182,7 @@ func (common) wake(string) string          { return "" }
 func (common) relaxed(x string) string     { return x }
 func (common) returns() bool               { return false }
 func (common) prepares() bool              { return true }
+func (common) most() string                { return "" }
 func (common) oneWriter() bool             { return false }
 func (common) gathers() bool               { return false }
 

@@ -14,6 +14,11 @@ func (mysql) gathers() bool { return true }
 // that cannot be told from the next.
 func (mysql) now() string { return "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))" }
 
+// most: a larger packet is not read to its end before the server says so and hangs up, and
+// the driver then knows only that the connection is lost. 16 KiB are for the rest of the
+// statement.
+func (mysql) most() string { return "SELECT GREATEST(@@max_allowed_packet - 16384, 1)" }
+
 func (m mysql) updateFirst(n, table, set, where, order, only, _ string) string {
 	if only == "" {
 		return m.update(table, set, where, "") + " ORDER BY " + order + " LIMIT " + n

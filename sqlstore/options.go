@@ -42,7 +42,7 @@ type Options struct {
 
 	// MaxBytes is how large the content of a session may be, as package holdfast made it;
 	// more is [store.ErrTooLarge]. Default 0: as large as the database takes, which for
-	// MySQL is its max_allowed_packet.
+	// MySQL is its max_allowed_packet, as it is when the store is opened, less 16 KiB.
 	MaxBytes int
 
 	// Compress deflates content of more than a few hundred bytes where that makes it

@@ -33,6 +33,7 @@ const keyNumberSize = 4
 // use.
 type packer struct {
 	max      int
+	most     int64 // how large it may be when it is packed; 0 if the server says so itself
 	compress bool
 	keys     []sealKey
 	deflater sync.Pool // of *flate.Writer
@@ -74,9 +75,15 @@ func (p *packer) pack(id key, body []byte) (packing int64, items []byte, err err
 	}
 	if len(p.keys) > 0 {
 		packing |= packSealed
-		body, err = p.keys[0].seal(id, packing, body)
+		if body, err = p.keys[0].seal(id, packing, body); err != nil {
+			return 0, nil, err
+		}
 	}
-	return packing, body, err
+	if p.most > 0 && int64(len(body)) > p.most {
+		return 0, nil, fmt.Errorf("%w: it takes %d bytes, and the server at most %d (MySQL's max_allowed_packet, less what else is in a statement)",
+			store.ErrTooLarge, len(body), p.most)
+	}
+	return packing, body, nil
 }
 
 // unpack appends to body what was packed.

@@ -90,6 +90,11 @@ func open(ctx context.Context, db *sql.DB, o *Options, now string) (*Store, erro
 	if err := a.check(ctx); err != nil {
 		return nil, err
 	}
+	if query := a.d.most(); query != "" {
+		if err := a.scan(ctx, query, &packer.most); err != nil {
+			return nil, fmt.Errorf("sqlstore: asking how much the server takes at once: %w", err)
+		}
+	}
 	s := &Store{admin: *a, st: newStatements(a.d, a.names), packer: packer, stop: func() {}, asked: make(map[int64]bool)}
 	if s.d.oneWriter() {
 		s.writer = make(chan struct{}, 1)
