@@ -171,6 +171,40 @@ func TestHandover(t *testing.T) {
 	}
 }
 
+// Who waits for a lock is not forgotten when the lock is renewed, or taken over because it
+// was stale: he is told when it is given up.
+func TestRenewalKeepsWaiters(t *testing.T) {
+	everyDatabase(t, func(t *testing.T, d *database) {
+		s := d.open(t, Options{})
+		ctx, id := t.Context(), store.ID{App: "a", Session: "s"}
+		if err := s.Create(ctx, id, &store.Record{Version: 1, Timeout: time.Hour}, false); err != nil {
+			t.Fatal(err)
+		}
+		k, _ := keyOf(id)
+		lock := func(owner uint64, wantWaited int) {
+			t.Helper()
+			if err := s.Lock(ctx, id, store.LockOptions{Owner: owner, Stale: time.Minute}, new(store.Record)); err != nil {
+				t.Fatalf("Lock by %d: %v", owner, err)
+			}
+			var waited int
+			if d.scan(t, "SELECT waited FROM "+s.names.table, &waited); waited != wantWaited {
+				t.Errorf("after Lock by %d: waited is %d; want %d", owner, waited, wantWaited)
+			}
+		}
+		lock(1, 0)
+		if _, err := s.tryLock(ctx, k, store.LockOptions{Owner: 2, Stale: time.Minute}, true, new(store.Record)); wasRefused(err) != nil {
+			t.Fatal(err)
+		}
+		lock(1, 1)
+		d.advance(time.Hour / 2)
+		lock(3, 1)
+		if err := s.Unlock(ctx, id, store.Lock{Owner: 3}); err != nil {
+			t.Fatal(err)
+		}
+		lock(4, 0) // and now nobody waits for this one
+	})
+}
+
 // handover measures how long after its Unlock at one node a lock is had at the other.
 func handover(t testing.TB, a, b *Store, told bool, n int) (median time.Duration) {
 	ctx, id := context.Background(), store.ID{App: "/handover", Session: "s"}

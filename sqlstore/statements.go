@@ -295,7 +295,7 @@ func newStatements(d dialect, n names) *statements {
 	lock := func(columns string) string {
 		return d.update(inTable,
 			"lock_cookie = CASE WHEN lock_date <> 0 AND lock_owner = :owner THEN lock_cookie ELSE :cookie END, "+
-				"acquired = version, waited = 0, lock_timeout = :stale, "+
+				"acquired = version, waited = CASE WHEN lock_date <> 0 THEN waited ELSE 0 END, lock_timeout = :stale, "+
 				"expires = "+d.greatest("expires", d.greatest(inNow+" + slide", inNow+" + :stale"))+", "+
 				"lock_owner = :owner, lock_date = "+inNow,
 			isThere+" AND ("+isFree+" OR lock_owner = :owner OR (lock_date <= "+inNow+" - :stale AND :stale > 0))", columns)

@@ -5,7 +5,7 @@ SELECT state, reason, moved_to, ended_at, expires, timeout, version, version1, v
 SELECT state, reason, moved_to, ended_at, expires, timeout, version, version1, version2, version3, acquired, lock_cookie, lock_owner, lock_date, created, flags, subject, NOW FROM "holdfast_sessions" WHERE id = :1;
 
 -- lock
-UPDATE "holdfast_sessions" SET lock_cookie = CASE WHEN lock_date <> 0 AND lock_owner = :1 THEN lock_cookie ELSE :2 END, acquired = version, waited = 0, lock_timeout = :3, expires = GREATEST(expires, GREATEST(NOW + slide, NOW + :4)), lock_owner = :5, lock_date = NOW WHERE id = :6 AND state = 0 AND expires > NOW AND (lock_date = 0 OR lock_owner = :7 OR (lock_date <= NOW - :8 AND :9 > 0));
+UPDATE "holdfast_sessions" SET lock_cookie = CASE WHEN lock_date <> 0 AND lock_owner = :1 THEN lock_cookie ELSE :2 END, acquired = version, waited = CASE WHEN lock_date <> 0 THEN waited ELSE 0 END, lock_timeout = :3, expires = GREATEST(expires, GREATEST(NOW + slide, NOW + :4)), lock_owner = :5, lock_date = NOW WHERE id = :6 AND state = 0 AND expires > NOW AND (lock_date = 0 OR lock_owner = :7 OR (lock_date <= NOW - :8 AND :9 > 0));
 
 -- mark
 UPDATE "holdfast_sessions" SET waited = 1 WHERE id = :1 AND state = 0 AND expires > NOW AND lock_date <> 0 AND lock_owner <> :2;
