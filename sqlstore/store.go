@@ -135,11 +135,10 @@ func (s *Store) Close() error {
 // restarts the timeout.
 func (s *Store) Load(ctx context.Context, id store.ID, rec *store.Record) error {
 	k, _ := keyOf(id)
-	r, err := s.read(ctx, s.st.load, k, &args{pID: k[:]}, false, rec, func(r *row) bool { return r.state == stateAlive && !r.expired() })
+	r, err := s.there(ctx, k, func() (*row, error) {
+		return s.read(ctx, s.st.load, k, &args{pID: k[:]}, false, rec, func(r *row) bool { return r.state == stateAlive && !r.expired() })
+	})
 	if err != nil {
-		return err
-	}
-	if err := s.there(ctx, k, r); err != nil {
 		return err
 	}
 	if r.expires-r.now < rec.Timeout.Microseconds() {
@@ -507,30 +506,39 @@ func (s *Store) decide(ctx context.Context, k key, st *statement, a *args, why f
 // peek reads a session without its content. One that is not there is an error with its
 // reason.
 func (s *Store) peek(ctx context.Context, k key) (*row, error) {
-	r, err := s.one(ctx, s.st.peek, &args{pID: k[:]}, false, scanMeta)
-	if err == nil {
-		err = s.there(ctx, k, r)
-	}
-	return r, err
+	return s.there(ctx, k, func() (*row, error) {
+		return s.one(ctx, s.st.peek, &args{pID: k[:]}, false, scanMeta)
+	})
 }
 
-// there returns nil if r is a session. One that has expired is ended by that, so that no
-// clock that is put back makes it appear again.
-func (s *Store) there(ctx context.Context, k key, r *row) error {
-	switch {
-	case r == nil:
-		return &store.NotFoundError{}
-	case r.expired():
-		a := s.endArgs()
-		a[pID] = k[:]
-		if _, err := s.exec(ctx, s.st.expire, a); err != nil {
-			return err
+// there reads a row, and returns it if it is a session. One that has expired is ended by
+// that, so that no clock that is put back makes it appear again. If it could not be ended,
+// because a call that came first has restarted its timeout, or ended it for another reason,
+// it is read again.
+func (s *Store) there(ctx context.Context, k key, read func() (*row, error)) (*row, error) {
+	for {
+		r, err := read()
+		switch {
+		case err != nil:
+			return r, err
+		case r == nil:
+			return nil, &store.NotFoundError{}
+		case r.expired():
+			a := s.endArgs()
+			a[pID] = k[:]
+			n, err := s.exec(ctx, s.st.expire, a)
+			if err != nil {
+				return r, err
+			}
+			s.queue.wake(k)
+			if n == 0 {
+				continue
+			}
+		case r.state == stateAlive:
+			return r, nil
 		}
-		s.queue.wake(k)
-	case r.state == stateAlive:
-		return nil
+		return r, &store.NotFoundError{Reason: r.ended()}
 	}
-	return &store.NotFoundError{Reason: r.ended()}
 }
 
 func (a *args) setMine(lock store.Lock) {
