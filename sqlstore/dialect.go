@@ -47,9 +47,11 @@ type dialect interface {
 
 	// relaxed renders an expression that has the value of x, which may be empty, among the
 	// columns that an UPDATE returns: one that lets the statement be durable a moment after
-	// its reply. It is for locks and timeouts, which a crash of the database may undo. It
-	// is x where there is no such thing.
+	// its reply. It is for locks, their releases and timeouts, which a crash of the database
+	// may undo: a lock that comes back by that is stale after a while. durable is the
+	// opposite, however the database is set. Both are x where there is no such thing.
 	relaxed(x string) string
+	durable(x string) string
 
 	// update renders an UPDATE. Where the dialect can, it returns columns of each row
 	// as it is then; columns may be empty.
@@ -180,6 +182,7 @@ func (common) odd(x string) string         { return x + " % 2 = 1" }
 func (common) size(column string) string   { return "LENGTH(" + column + ")" }
 func (common) wake(string) string          { return "" }
 func (common) relaxed(x string) string     { return x }
+func (common) durable(x string) string     { return x }
 func (common) returns() bool               { return false }
 func (common) prepares() bool              { return true }
 func (common) most() string                { return "" }

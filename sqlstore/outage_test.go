@@ -32,6 +32,42 @@ func TestOutages(t *testing.T) {
 	})
 }
 
+// What a crash of PostgreSQL undoes that was answered: not that a session was removed, even
+// where nothing is set to be durable; perhaps that a lock was given up, which is stale then.
+func TestCrash(t *testing.T) {
+	t.Parallel()
+	d := inPostgres(t, servers.StartPostgres(t, &servers.PostgresOptions{Durable: true,
+		Settings: []string{"synchronous_commit=off", "wal_writer_delay=10s"}})) // so that it is undone
+	s := d.open(t, Options{})
+	ctx := t.Context()
+	removed, unlocked := store.ID{App: "a", Session: "removed"}, store.ID{App: "a", Session: "unlocked"}
+	rec := new(store.Record)
+	for _, id := range []store.ID{removed, unlocked} {
+		if err := s.Create(ctx, id, &store.Record{Version: 1, Timeout: time.Hour}, false); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Lock(ctx, id, store.LockOptions{Owner: 1, Stale: time.Minute}, rec); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.exec(t, "CHECKPOINT")
+	if err := s.Remove(ctx, removed, store.Lock{Owner: 1}, store.Reason{Kind: store.Abandoned}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Unlock(ctx, unlocked, rec.Lock); err != nil {
+		t.Fatal(err)
+	}
+	d.process.Kill()
+	d.process.Restart()
+	if err := s.Load(ctx, removed, rec); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Load of a session that was removed: %v; want that it is not there", err)
+	}
+	d.advance(time.Minute)
+	if err := s.Lock(ctx, unlocked, store.LockOptions{Owner: 2, Stale: time.Minute}, rec); err != nil {
+		t.Errorf("Lock of a session that was unlocked, when that is stale: %v", err)
+	}
+}
+
 // A visits is a session with a number that visitors count up under the lock.
 // What a visitor was told is acknowledged; what he was not told is in doubt.
 type visits struct {

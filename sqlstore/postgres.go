@@ -28,12 +28,20 @@ func (postgres) now() string {
 
 // relaxed turns synchronous_commit off for the transaction that the statement is. What a
 // lock has seen is durable all the same: PostgreSQL shows a change only after its commit.
-func (postgres) relaxed(x string) string {
-	const off = "(SELECT set_config('synchronous_commit', 'off', true))"
+func (postgres) relaxed(x string) string { return withCommit("'off'", x) }
+
+// durable turns synchronous_commit on where it is off.
+func (postgres) durable(x string) string {
+	const setting = "current_setting('synchronous_commit')"
+	return withCommit("CASE "+setting+" WHEN 'off' THEN 'on' ELSE "+setting+" END", x)
+}
+
+func withCommit(setting, x string) string {
+	set := "(SELECT set_config('synchronous_commit', " + setting + ", true))"
 	if x == "" {
-		return off
+		return set
 	}
-	return "CASE WHEN " + off + " IS NOT NULL THEN " + x + " END"
+	return "CASE WHEN " + set + " IS NOT NULL THEN " + x + " END"
 }
 
 func (postgres) wake(channel string) string {

@@ -255,6 +255,9 @@ func newStatements(d dialect, n names) *statements {
 	}
 	update := func(set, where string) *statement { return c(d.update(inTable, set, where, "")) }
 	released := func(set, where string) *statement { return c(d.update(inTable, set, where, d.wake(n.channel))) }
+	ends := func(set, where string) *statement {
+		return c(d.update(inTable, set, where, d.durable(d.wake(n.channel))))
+	}
 	relaxed := func(columns string) string { // of a row: its state is the first
 		return d.relaxed("state") + strings.TrimPrefix(columns, "state")
 	}
@@ -326,8 +329,8 @@ func newStatements(d dialect, n names) *statements {
 			"lock_owner = CASE WHEN lock_date = 0 THEN :owner ELSE lock_owner END, lock_date = "+inNow,
 			isThere+" AND ("+isFree+" OR ("+isMine+"))"+unseen),
 		unlock:     c(unlock(d.relaxed(wake))),
-		remove:     released(removed, isThere),
-		removeMine: released(removed, isThere+" AND lock_date <> 0 AND "+isMine),
+		remove:     ends(removed, isThere),
+		removeMine: ends(removed, isThere+" AND lock_date <> 0 AND "+isMine),
 		expire:     released(expired, "id = :id AND "+isExpired),
 		forget:     c("DELETE FROM " + inTable + " WHERE id = :id AND state = 1"),
 		rename:     update("id = :new_id", "id = :id AND state = 2"),
