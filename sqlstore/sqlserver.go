@@ -27,8 +27,9 @@ func (sqlServer) returns() bool { return true }
 
 // update reads the row in a second statement of the same batch, not by OUTPUT: Babelfish
 // makes that of the row as it was before another transaction changed it. A row that is
-// read is one that the first statement has locked for its caller, or that is only looked
-// at. Its condition begins with which row it is.
+// read is one that the first statement has locked for its caller, who looks whether another
+// has broken that lock since, or that is only looked at. Its condition begins with which row
+// it is.
 func (d sqlServer) update(table, set, where, columns string) string {
 	query := d.common.update(table, set, where, "")
 	if columns == "" {

@@ -199,13 +199,18 @@ func (s *Store) tryLock(ctx context.Context, k key, o store.LockOptions, told bo
 // acquire runs the statement of Lock, and reads the session if it got the lock. Else it
 // returns nil.
 func (s *Store) acquire(ctx context.Context, k key, a *args, rec *store.Record) (*row, error) {
+	// Where the row is read by a second statement, another may have taken over meanwhile.
+	isMine := func(r *row) bool { return r.state == stateAlive && r.locked() && r.owner == a[pOwner] }
 	if s.d.returns() {
-		return s.read(ctx, s.st.lock, k, a, true, rec, func(*row) bool { return true })
+		r, err := s.read(ctx, s.st.lock, k, a, true, rec, isMine)
+		if err != nil || r == nil || !isMine(r) {
+			return nil, err
+		}
+		return r, nil
 	}
 	if n, err := s.change(ctx, s.st.lock, k, a); err != nil || n == 0 {
 		return nil, err
 	}
-	isMine := func(r *row) bool { return r.state == stateAlive && r.locked() && r.owner == a[pOwner] }
 	r, err := s.read(ctx, s.st.load, k, a, false, rec, isMine)
 	switch {
 	case errors.Is(err, errUnreadable) || ctx.Err() != nil:
