@@ -14,6 +14,7 @@ import (
 
 	"github.com/go-sql-driver/mysql"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	_ "github.com/microsoft/go-mssqldb" // the driver sqlserver
 	_ "github.com/sijms/go-ora/v2"      // the driver oracle
@@ -47,6 +48,9 @@ var databaseSchemes = []scheme{
 const (
 	defaultConns = 32
 	connIdle     = 5 * time.Minute
+	// connLife is how long a connection is used at most: after a failover that ended none
+	// of them, they are to a server that is no primary any more.
+	connLife = 10 * time.Minute
 	// sqliteBusy is how long a process waits for another's write to a SQLite file.
 	sqliteBusy = 10 * time.Second
 )
@@ -135,6 +139,7 @@ func (d *database) open() (*Database, error) {
 	db.SetMaxOpenConns(d.conns)
 	db.SetMaxIdleConns(d.conns)
 	db.SetConnMaxIdleTime(connIdle)
+	db.SetConnMaxLifetime(connLife)
 	d.DB = db
 	return &d.Database, nil
 }
@@ -186,6 +191,13 @@ func parsePostgres(d *database, where string, p *params) error {
 	if d.notify && d.conns < 2 {
 		p.wrong("conns", "2 at least, one of which listens; or notify=0")
 	}
+	// A server that only reads was the primary before a failover: the next connection is
+	// perhaps to the one that is now. The driver's own judgement is of fatal errors.
+	fatal := c.OnPgError
+	c.OnPgError = func(conn *pgconn.PgConn, e *pgconn.PgError) (keep bool) {
+		const readOnly = "25006"
+		return e.Code != readOnly && (fatal == nil || fatal(conn, e))
+	}
 	d.connect = func() (*sql.DB, error) { return stdlib.OpenDB(*c), nil }
 	return nil
 }
@@ -207,6 +219,9 @@ func parseMySQL(d *database, where string, p *params) error {
 	if u.User != nil {
 		c.User = u.User.Username()
 		c.Passwd, _ = u.User.Password()
+	}
+	if !p.foreign.Has("rejectReadOnly") {
+		c.RejectReadOnly = true // was the primary before a failover
 	}
 	d.connect = func() (*sql.DB, error) {
 		connector, err := mysql.NewConnector(c)

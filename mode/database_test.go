@@ -86,20 +86,52 @@ func TestPostgres(t *testing.T) {
 	wantStore(t, "postgresql://"+rest+sep+"install=1&notify=0&conns=1&table=t2")
 }
 
-func TestMySQL(t *testing.T) {
+// After a failover that ended no connection, the old ones are to a server that takes no
+// changes any more: each of them is given up when it says so.
+func TestReadOnlyServers(t *testing.T) {
+	pg := servers.StartPostgres(t, nil).Database(t)
+	for spec, readOnly := range map[string]string{
+		pg + "&notify=0": "SET default_transaction_read_only = on",
+		mysqlSpec(t):     "SET SESSION TRANSACTION READ ONLY",
+	} {
+		d, err := OpenDatabase(spec + "&conns=1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.DB.Close()
+		for _, query := range []string{"CREATE TABLE t (n INT)", readOnly} {
+			if _, err := d.DB.ExecContext(t.Context(), query); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err = d.DB.ExecContext(t.Context(), "INSERT INTO t VALUES (1)"); err != nil { // go-sql-driver has tried again
+			t.Log(err)
+			_, err = d.DB.ExecContext(t.Context(), "INSERT INTO t VALUES (1)")
+		}
+		if err != nil {
+			t.Errorf("%s: %v; want another connection", d.Options.Dialect, err)
+		}
+	}
+}
+
+func TestMySQL(t *testing.T) { wantStore(t, mysqlSpec(t)+"&install=1") }
+
+// mysqlSpec starts a server and returns the spec of a database in it.
+func mysqlSpec(t *testing.T) string {
+	t.Helper()
 	c, err := mysql.ParseDSN(servers.StartMariaDB(t, nil).Database(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	u := url.URL{Scheme: "mysql", User: url.UserPassword(c.User, c.Passwd), Path: "/" + c.DBName}
-	q := url.Values{"install": {"1"}, "timeout": {"5s"}}
+	q := url.Values{"timeout": {"5s"}}
 	if c.Net == "unix" {
 		q.Set("socket", c.Addr)
 	} else {
 		u.Host = c.Addr
 	}
 	u.RawQuery = q.Encode()
-	wantStore(t, u.String())
+	return u.String()
 }
 
 func TestRedis(t *testing.T) {

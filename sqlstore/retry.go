@@ -174,6 +174,12 @@ func repeat(ctx context.Context, d dialect, changes bool, do func() error) error
 			pause = min(2*pause, 50*time.Millisecond)
 		case !said && (!changes || notSent(err)) && !refused(err) && ctx.Err() == nil && lost < lostConnections:
 			lost++
+			if errors.Is(err, driver.ErrBadConn) { // database/sql has tried a new connection as well
+				if sleep(ctx, jitter(pause)) != nil {
+					return storeError(ctx, d, err, changes)
+				}
+				pause = min(2*pause, 50*time.Millisecond)
+			}
 		default:
 			return storeError(ctx, d, err, changes)
 		}
