@@ -294,7 +294,8 @@ func Remove(ctx context.Context, db *sql.DB, o *Options) error {
 }
 
 // Script returns the statements that [Install] runs where there are no tables yet, for
-// somebody else to run. Options.Dialect has to be set.
+// somebody else to run, with a program such as sqlcmd or SQL*Plus: with what that needs
+// besides. Options.Dialect has to be set.
 func Script(o *Options) (string, error) {
 	if o == nil || o.Dialect == "" {
 		return "", errors.New("sqlstore: Options.Dialect is not set, and there is no driver to find it from")
@@ -303,5 +304,12 @@ func Script(o *Options) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return strings.Join(a.creation(), ";\n\n") + ";\n", nil
+	all := a.creation()
+	switch a.name {
+	case SQLServer: // for which sqlcmd takes what is in double quotes for a string
+		all = append([]string{"SET QUOTED_IDENTIFIER ON"}, all...)
+	case Oracle: // which commits by itself only what makes tables
+		all = append(all, "COMMIT")
+	}
+	return strings.Join(all, ";\n\n") + ";\n", nil
 }

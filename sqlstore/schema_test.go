@@ -220,6 +220,15 @@ func TestScript(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+	// What sqlcmd and SQL*Plus do not do by themselves, as drivers do.
+	for dialect, want := range map[Dialect]func(script string) bool{
+		SQLServer: func(script string) bool { return strings.HasPrefix(script, "SET QUOTED_IDENTIFIER ON;\n") },
+		Oracle:    func(script string) bool { return strings.HasSuffix(script, "\nCOMMIT;\n") },
+	} {
+		if script, err := Script(&Options{Dialect: dialect}); err != nil || !want(script) {
+			t.Errorf("%s: %v:\n%s", dialect, err, script)
+		}
+	}
 	if _, err := Script(nil); err == nil {
 		t.Error("Script without a dialect: no error")
 	}

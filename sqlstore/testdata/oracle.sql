@@ -142,3 +142,5 @@ CREATE INDEX "holdfast_sessions_ends" ON "holdfast_sessions" (app_hash, lease);
 INSERT INTO "holdfast_sessions_meta" (kind, meta_id, value) VALUES (1, 0, 0);
 
 UPDATE "holdfast_sessions_meta" SET value = 2 WHERE kind = 0 AND meta_id = 7525352680829580148 AND value = 0;
+
+COMMIT;
