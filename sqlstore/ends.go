@@ -143,7 +143,7 @@ func (s *Store) trimEnds(ctx context.Context) error {
 	if most <= 0 {
 		most = defaultEnds
 	}
-	oldest, err := collect(ctx, s, s.st.tooMany, false, scanDue, &args{pLimit: int64(most)})
+	oldest, err := collect(ctx, s, s.st.tooMany, false, scanInt, &args{pLimit: int64(most)})
 	if err != nil || len(oldest) == 0 {
 		return err
 	}

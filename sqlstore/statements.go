@@ -55,6 +55,7 @@ const (
 	pAfter
 	pUpTo
 	pLease
+	pTurn // until when the turn at sweeping is that the caller has
 	pLimit
 	params
 )
@@ -65,7 +66,7 @@ var paramNames = [params]string{
 	pVersion2: "version2", pVersion3: "version3", pAcquired: "acquired", pNext: "next", pTimeout: "timeout", pSlide: "slide",
 	pCreated: "created", pHasCreated: "has_created", pFlags: "flags", pSubject: "subject", pSubjectHash: "subject_hash", pPacking: "packing",
 	pItems: "items", pHold: "hold", pReason: "reason", pMovedTo: "moved_to", pWanted: "wanted", pQuiet: "quiet",
-	pNewID: "new_id", pAfter: "after", pUpTo: "upto", pLease: "lease", pLimit: "limit",
+	pNewID: "new_id", pAfter: "after", pUpTo: "upto", pLease: "lease", pTurn: "turn", pLimit: "limit",
 }
 
 // args are the values of parameters.
@@ -229,7 +230,8 @@ type statements struct {
 	ack, ackRenamed     *statement
 	tooMany, forgetEnds *statement
 
-	turn, turnOver                       *statement // at sweeping, for one process of all
+	turn, turnUntil                      *statement // at sweeping, for one process of all
+	keepTurn, turnOver                   *statement // for who has it
 	due                                  *statement // whether a session is
 	expireFirst, delayFirst, forgetFirst *statement
 
@@ -289,6 +291,7 @@ func newStatements(d dialect, n names) *statements {
 	expired := ended("expires", fmt.Sprint(int(store.Expired)), "NULL")
 	const isExpired = "state = 0 AND expires <= " + inNow
 	batch := fmt.Sprint(sweepBatch)
+	isTurn := fmt.Sprintf("kind = %d AND meta_id = 0", metaSweep)
 	const (
 		isDue     = "state = 0 AND due <= " + inNow
 		forgotten = "state = 1, lease = NULL, items = NULL"
@@ -345,8 +348,10 @@ func newStatements(d dialect, n names) *statements {
 		tooMany:    c(d.first("1", ":limit", "due", inTable, "state = 2", "due DESC")),
 		forgetEnds: c(d.updateFirst(batch, inTable, forgotten, "state = 2 AND due <= :upto", "due", "", "")),
 
-		turn:        c(d.update(inMeta, "value = "+inNow+" + :lease", "kind = "+fmt.Sprint(metaSweep)+" AND meta_id = 0 AND value <= "+inNow, "")),
-		turnOver:    c(d.update(inMeta, "value = "+inNow+" + :lease", "kind = "+fmt.Sprint(metaSweep)+" AND meta_id = 0", "")),
+		turn:        c(d.update(inMeta, "value = "+inNow+" + :lease", isTurn+" AND value <= "+inNow, "")),
+		turnUntil:   c("SELECT value FROM " + inMeta + " WHERE " + isTurn),
+		keepTurn:    c(d.update(inMeta, "value = value + :lease", isTurn+" AND value = :turn", "")),
+		turnOver:    c(d.update(inMeta, "value = "+inNow+" + :lease", isTurn+" AND value = :turn", "")),
 		due:         c(d.first("1", "", "due", inTable, isDue, "due")),
 		expireFirst: c(d.updateFirst(batch, inTable, expired, isDue, "due", isExpired, "")),
 		delayFirst:  c(d.updateFirst(batch, inTable, "due = expires", isDue, "due", "state = 0 AND expires > "+inNow, "")),

@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -249,34 +250,68 @@ func explain(t *testing.T, d *database, st *statement, a ...*args) string {
 	return b.String()
 }
 
-// The sweep is one process's at a time, and one that is stopped there is not waited for.
+// The sweep is one process's at a time: for as long as it goes on, and one that is stopped
+// there is not waited for.
 func TestSweepTakesTurns(t *testing.T) {
 	everyDatabase(t, func(t *testing.T, d *database) {
 		table := d.newTable()
-		var won int64
+		ctx := t.Context()
+		var won []*turn
 		var mu sync.Mutex
 		var wg sync.WaitGroup
 		for range 8 {
 			s := d.open(t, Options{Table: table})
 			wg.Go(func() {
-				n, err := s.exec(t.Context(), s.st.turn, &args{pLease: sweepTurn.Microseconds()})
+				turn, err := s.takeTurn(ctx)
 				if err != nil {
 					t.Error(err)
 				}
 				mu.Lock()
 				defer mu.Unlock()
-				won += n
+				if turn != nil {
+					won = append(won, turn)
+				}
 			})
 		}
 		wg.Wait()
-		if won != 1 {
-			t.Fatalf("%d of 8 have the turn; want one", won)
+		if len(won) != 1 {
+			t.Fatalf("%d of 8 have the turn; want one", len(won))
 		}
 		s := d.open(t, Options{Table: table})
-		d.advance(sweepTurn)
-		if n, err := s.exec(t.Context(), s.st.turn, &args{pLease: sweepTurn.Microseconds()}); err != nil || n != 1 {
-			t.Fatalf("after the turn of one who never came back: %d, %v; want the turn", n, err)
+		take := func(want bool, when string) *turn {
+			t.Helper()
+			turn, err := s.takeTurn(ctx)
+			if err != nil || (turn != nil) != want {
+				t.Fatalf("%s another has the turn: %v, %v; want %v", when, turn != nil, err, want)
+			}
+			return turn
 		}
+		first := won[0]
+		const passed = sweepTurn - 30*time.Second
+		for range 2 { // a sweep that takes longer than a turn
+			d.advance(passed)
+			first.kept = first.kept.Add(-passed)
+			if _, err := first.s.sweepIn(ctx, first); err != nil {
+				t.Fatalf("the sweep of who has the turn: %v", err)
+			}
+			take(false, "while one still sweeps")
+		}
+		d.advance(sweepTurn + time.Minute) // what a busy machine takes is added to a turn that is kept
+		second := take(true, "after the turn of one who never came back")
+		first.kept = first.kept.Add(-sweepTurn)
+		if _, err := first.s.sweepIn(ctx, first); !errors.Is(err, errTurnLost) {
+			t.Errorf("the sweep of who has lost the turn: %v; want that it ends", err)
+		}
+		if err := first.over(ctx); err != nil {
+			t.Fatal(err)
+		}
+		d.advance(sweepEvery)
+		take(false, "when he who has lost the turn is done")
+		if err := second.over(ctx); err != nil {
+			t.Fatal(err)
+		}
+		d.advance(sweepEvery)
+		take(true, "when who has the turn is done")
 	})
 }
 

@@ -67,8 +67,14 @@ UPDATE "holdfast_sessions" SET state = 1, lease = NULL, items = NULL WHERE id IN
 -- turn
 UPDATE "holdfast_sessions_meta" SET value = NOW + :1 WHERE kind = 1 AND meta_id = 0 AND value <= NOW;
 
+-- turnUntil
+SELECT value FROM "holdfast_sessions_meta" WHERE kind = 1 AND meta_id = 0;
+
+-- keepTurn
+UPDATE "holdfast_sessions_meta" SET value = value + :1 WHERE kind = 1 AND meta_id = 0 AND value = :2;
+
 -- turnOver
-UPDATE "holdfast_sessions_meta" SET value = NOW + :1 WHERE kind = 1 AND meta_id = 0;
+UPDATE "holdfast_sessions_meta" SET value = NOW + :1 WHERE kind = 1 AND meta_id = 0 AND value = :2;
 
 -- due
 SELECT due FROM "holdfast_sessions" WHERE state = 0 AND due <= NOW ORDER BY due FETCH NEXT 1 ROWS ONLY;
