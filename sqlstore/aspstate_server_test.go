@@ -488,6 +488,17 @@ func TestASPStateSweep(t *testing.T) {
 	const past, future = "DATEADD(minute, -1, GETUTCDATE())", "DATEADD(hour, 1, GETUTCDATE())"
 	fill("alive", 30, future)
 	fill("expired", sweepBatch+20, past)
+	d.exec(t, "UPDATE dbo.ASPStateTempSessions SET Locked = 1, LockDate = DATEADD(minute, -5, GETUTCDATE()), SessionItemShort = 0x0102 WHERE SessionId = N'alive7'")
+	d.exec(t, "UPDATE dbo.ASPStateTempSessions SET SessionItemLong = 0x010203 WHERE SessionId = N'alive8'")
+	status, err := StatusASPState(ctx, d.db)
+	if err != nil || status.OldestLock < 5*time.Minute || status.OldestLock > 6*time.Minute {
+		t.Errorf("StatusASPState: %+v, %v", status, err)
+	}
+	status.OldestLock = 0
+	want := TableStatus{Dialect: SQLServer, Version: 2, Current: 2, Sessions: sweepBatch + 50, Expired: sweepBatch + 20, Locked: 1, Bytes: 5}
+	if *status != want {
+		t.Errorf("StatusASPState: %+v; want %+v", *status, want)
+	}
 	if n, err := s.Sweep(ctx); err != nil || n != sweepBatch+20 {
 		t.Errorf("Sweep: %d, %v; want %d", n, err, sweepBatch+20)
 	}
@@ -506,6 +517,9 @@ func TestASPStateInstall(t *testing.T) {
 	ctx := t.Context()
 	if _, err := NewASPState(d.db, nil); err == nil || !strings.Contains(err.Error(), "holdfast sql install") {
 		t.Errorf("without tables: %v; want an error that says how to make them", err)
+	}
+	if status, err := StatusASPState(ctx, d.db); err != nil || status.Version != 0 {
+		t.Errorf("StatusASPState without tables: %+v, %v", status, err)
 	}
 	for range 2 {
 		if err := InstallASPState(ctx, d.db); err != nil {

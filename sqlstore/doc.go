@@ -16,8 +16,9 @@
 //
 // The primary: a replica that lags shows sessions that have ended. The *sql.DB has to be
 // given enough connections, and a time after which it closes those that are idle; all
-// that a store does is one statement at a time on any of them, without transactions that
-// span several. It is as durable as the database is set to be (with SQLite: WAL, and
+// that a store does is one statement at a time on any of them, each its own transaction,
+// but for three that put a new session into the place of one that has ended under the same
+// ID. It is as durable as the database is set to be (with SQLite: WAL, and
 // synchronous=FULL if it is to survive a power cut; with MySQL
 // innodb_flush_log_at_trx_commit=1).
 //

@@ -22,7 +22,7 @@ import (
 // An end stays in the row of its session, with the content, so that to end a session is
 // one statement that copies nothing. Ends come oldest first, those that were claimed
 // before by the time at which their lease ran out. Sessions that have expired are ended
-// by this call, some hundreds at a time.
+// by this call, a hundred at a time.
 func (s *Store) Ended(ctx context.Context, app string, limit int, lease time.Duration) ([]store.End, error) {
 	if s.o.Ends < 0 {
 		return nil, nil

@@ -12,7 +12,7 @@ import (
 type TableStatus struct {
 	Dialect Dialect
 	// Version is the version of the schema, 0 if there are no tables; Current is the one
-	// that this program makes.
+	// that this program makes. Those of ASPState are 2, as ASP.NET calls it.
 	Version, Current int64
 	// Sessions is how many there are, those included that have expired and wait to be
 	// swept, which are Expired; Bytes is what their contents take. Locked is how many are
@@ -20,7 +20,7 @@ type TableStatus struct {
 	Sessions, Expired, Locked, Bytes int64
 	OldestLock                       time.Duration
 	// Ended is how many sessions that ended are remembered, and PendingEnds for how many
-	// of them an application still has to be told.
+	// of them an application still has to be told. ASPState has neither.
 	Ended, PendingEnds int64
 }
 
@@ -61,4 +61,34 @@ func (a *admin) count(ctx context.Context, s *TableStatus) error {
 		s.OldestLock = micros(now.Int64 - oldest)
 	}
 	return err
+}
+
+// aspVersionNumber is what ASP.NET's procedure TempGetVersion says.
+const aspVersionNumber = 2
+
+// StatusASPState is [Status] for the tables of ASP.NET's ASPState.
+func StatusASPState(ctx context.Context, db *sql.DB) (*TableStatus, error) {
+	s := &TableStatus{Dialect: SQLServer, Current: aspVersionNumber}
+	t, err := findASPState(ctx, db)
+	if v, said := judge(sqlServer{}, err); said && v == absent {
+		return s, nil
+	}
+	if err != nil {
+		return s, err
+	}
+	s.Version = aspVersionNumber
+	sum := func(what string) string { return "COALESCE(SUM(CONVERT(bigint, " + what + ")), 0)" }
+	query := fmt.Sprintf("SELECT COUNT(*), %s, %s, %s, %s FROM %s",
+		sum("CASE WHEN Expires <= GETUTCDATE() THEN 1 ELSE 0 END"), sum("CASE WHEN Locked = 1 THEN 1 ELSE 0 END"),
+		sum("COALESCE(DATALENGTH(SessionItemShort), 0) + COALESCE(DATALENGTH(SessionItemLong), 0)"),
+		"COALESCE(MAX(CASE WHEN Locked = 1 THEN DATEDIFF(second, LockDate, GETUTCDATE()) END), 0)", t.sessions)
+	var oldest int64
+	err = repeat(ctx, sqlServer{}, false, func() error {
+		return db.QueryRowContext(ctx, query).Scan(&s.Sessions, &s.Expired, &s.Locked, &s.Bytes, &oldest)
+	})
+	if err != nil {
+		return s, fmt.Errorf("sqlstore: table %s: %w", t.sessions, err)
+	}
+	s.OldestLock = max(0, time.Duration(oldest)*time.Second)
+	return s, nil
 }

@@ -180,19 +180,22 @@ version than this program's.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return f.with(cmd, func(ctx context.Context, d *mode.Database) error {
+				install := "holdfast sql install"
+				look := func() (*sqlstore.TableStatus, error) { return sqlstore.Status(ctx, d.DB, &d.Options) }
 				if d.ASPState {
-					return errors.New("of ASP.NET's tables there is no status; holdfast sql sweep says how many sessions have expired")
+					install += " --aspstate"
+					look = func() (*sqlstore.TableStatus, error) { return sqlstore.StatusASPState(ctx, d.DB) }
 				}
-				s, err := sqlstore.Status(ctx, d.DB, &d.Options)
+				s, err := look()
 				if err != nil {
 					return err
 				}
-				if err := printStatus(cmd.OutOrStdout(), s, f.json); err != nil {
+				if err := printStatus(cmd.OutOrStdout(), s, d.ASPState, f.json); err != nil {
 					return err
 				}
 				switch {
 				case s.Version == 0:
-					return errors.New("there are no tables; holdfast sql install makes them")
+					return fmt.Errorf("there are no tables; %s makes them", install)
 				case s.Version < s.Current:
 					return fmt.Errorf("the tables are of version %d, this program wants %d; holdfast sql install brings them up to date", s.Version, s.Current)
 				case s.Version > s.Current:
@@ -206,7 +209,7 @@ version than this program's.`,
 	return cmd
 }
 
-func printStatus(w io.Writer, s *sqlstore.TableStatus, asJSON bool) error {
+func printStatus(w io.Writer, s *sqlstore.TableStatus, aspState, asJSON bool) error {
 	if asJSON {
 		return json.NewEncoder(w).Encode(map[string]any{
 			"dialect": s.Dialect, "version": s.Version, "current": s.Current, "sessions": s.Sessions, "bytes": s.Bytes,
@@ -219,7 +222,7 @@ func printStatus(w io.Writer, s *sqlstore.TableStatus, asJSON bool) error {
 	}
 	var b bytes.Buffer
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	for _, line := range []struct {
+	lines := []struct {
 		name  string
 		value any
 	}{
@@ -232,7 +235,11 @@ func printStatus(w io.Writer, s *sqlstore.TableStatus, asJSON bool) error {
 		{"oldest lock", oldest},
 		{"ended, remembered", s.Ended},
 		{"ends to deliver", s.PendingEnds},
-	} {
+	}
+	if aspState { // which remembers no ends
+		lines = lines[:len(lines)-2]
+	}
+	for _, line := range lines {
 		fmt.Fprintf(t, "%s\t%v\n", line.name, line.value)
 	}
 	t.Flush()
@@ -245,7 +252,7 @@ func (f *sqlFlags) sweepCommand() *cobra.Command {
 		Use:   "sweep",
 		Short: "End the sessions that have expired, now",
 		Long: `Applications sweep by themselves, one process at a time. This is for a database that
-no application uses at the moment. It goes by a few hundred rows at a time.`,
+no application uses at the moment. It goes by a hundred rows at a time.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return f.with(cmd, func(ctx context.Context, d *mode.Database) error {

@@ -114,6 +114,8 @@ func TestSQLMistakes(t *testing.T) {
 	if got := sqlSays(t, 1, "status", "--store", "postgres://u:s3cret@127.0.0.1:1/db", "--timeout", "5s"); strings.Contains(got, "s3cret") {
 		t.Errorf("%q shows the password", got)
 	}
+	// ASPState has a status, too; here there is no server.
+	wants(t, sqlSays(t, 1, "status", "--aspstate", "--store", "sqlserver://u:s3cret@127.0.0.1:1?database=ASPState", "--timeout", "5s"), "asking for the tables of ASPState")
 	for _, dialect := range []string{"postgresql", "MySQL", "sqlite", "sqlserver", "oracle"} {
 		wants(t, sqlSays(t, 0, "export", "--dialect", dialect, "--table", "t1"), "t1_meta")
 	}
