@@ -99,7 +99,7 @@ func TestSQL(t *testing.T) {
 			exec("DROP TABLE holdfast_sessions_meta")
 			sqlSays(t, 0, "install", "--store", spec)
 			exec("UPDATE holdfast_sessions_meta SET value = 99 WHERE kind = 0")
-			wants(t, sqlSays(t, 1, "status", "--store", spec), "this program knows 2 at most")
+			wants(t, sqlSays(t, 1, "status", "--store", spec), "use a newer holdfast")
 			sqlSays(t, 0, "remove", "--yes", "--store", spec)
 			wants(t, sqlSays(t, 0, "status", "--store", spec, "--table", "my sessions"), "schema version")
 		})
