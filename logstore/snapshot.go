@@ -311,8 +311,18 @@ func (r *replay) liveItem(b []byte) error {
 	session, subject, _ := names(content)
 	key := hashOf(string(h.app), session)
 	sh := r.of(key)
-	if r.findKey(sh, key) != 0 {
-		return errMalformed
+	if ref := r.findKey(sh, key); ref != 0 {
+		// The shard was free between two batches: the session ended, and another of its
+		// ID came, whose entry was written behind the first one's.
+		e := sh.entries.at(ref)
+		if e.seq >= h.seq {
+			return nil
+		}
+		if e.seq > r.from {
+			r.log.Live(r.place(e)) // as the log does when it comes to it; discard takes one back
+		}
+		r.leave(sh, key, ref, e, nil)
+		r.discard(sh, ref, e, 0)
 	}
 	// Whatever the wall clock has done since: not later than from now.
 	limit := after(r.now, time.Duration(h.timeout)*time.Second)
