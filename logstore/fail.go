@@ -72,7 +72,10 @@ func (s *Store) reappendEnds(after uint64) error {
 	})
 }
 
-// reappendEnd appends an end with its content. It may have to be read.
+// reappendEnd appends an end again: with its content, if that may be lost too. Then it is
+// in memory, as chill leaves what is not on disk. Nothing is read here: what cannot be
+// read must not keep the log from working again, and a place in a run that fails is none
+// for the next one.
 func (s *Store) reappendEnd(e *end, after uint64) error {
 	e.shard.mu.Lock()
 	defer e.shard.mu.Unlock()
@@ -83,26 +86,23 @@ func (s *Store) reappendEnd(e *end, after uint64) error {
 		return nil
 	}
 	session := e.shard.entries.at(e.ref)
-	from := s.place(session)
-	var content []byte
-	if !session.cold() {
-		content = s.content(session)
-	} else {
-		put, err := s.log.Read(from, s.keyOf(session), nil)
+	prefix := appendWhy(appendUint64(nil, e.name), e.why)
+	if session.seq <= after {
+		at, seq, err := s.log.Append(s.keyOf(session), typeEnd, wal.Again, prefix)
 		if err != nil {
 			return err
 		}
-		if _, content, err = parsePut(put); err != nil {
-			return err
-		}
+		s.removals.add(at)
+		e.seq = seq
+		return nil
 	}
-	prefix := appendWhy(appendUint64(nil, e.name), e.why)
-	put := append(appendHead(nil, session, s.apps.name(session.app), session.used()), content...)
+	from := s.place(session)
+	from.Size += e.prefix
+	put := append(appendHead(nil, session, s.apps.name(session.app), session.used()), s.content(session)...)
 	at, seq, err := s.log.Append(endRecord(e.name), typeEnded, wal.Again, prefix, put)
 	if err != nil {
 		return err
 	}
-	from.Size += e.prefix
 	s.log.Free(from)
 	x.move(e, move{prefix: uint32(len(prefix)), to: at, seq: seq})
 	e.seq = seq
