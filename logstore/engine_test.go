@@ -284,6 +284,36 @@ func TestDeadlinesOverRestart(t *testing.T) {
 	})
 }
 
+// TestNoneEndsEarlyByCrash: a session was used after the last thing that is written down
+// of it, which is in a snapshot, and lives its timeout from there.
+func TestNoneEndsEarlyByCrash(t *testing.T) {
+	for _, graceful := range []bool{true, false} {
+		inRig(t, Options{}, limits{}, func(r *rig) {
+			r.create(1, 100*time.Second, nil)
+			r.create(2, 100*time.Second, nil)
+			if graceful {
+				r.restart()
+			} else if err := r.snapshot(false); err != nil {
+				r.Fatal(err)
+			}
+			r.wait(5 * time.Second)
+			r.want(1, nil)
+			r.wait(4 * time.Second)
+			r.want(2, nil) // so late that the log is told
+			r.wait(time.Second)
+			r.crash(vfs.Keep)
+			r.wait(94 * time.Second)
+			if n := r.Stats().Sessions; n != 2 {
+				r.Errorf("graceful %v: of 2 sessions, used 99 and 95 seconds ago, %d are there", graceful, n)
+			}
+			r.wait(16 * time.Second) // nor does the tenth come twice
+			if n := r.Stats().Sessions; n != 0 {
+				r.Errorf("graceful %v: %d sessions are there; want none", graceful, n)
+			}
+		})
+	}
+}
+
 // TestWallClockJumpsBack: times that lie ahead are no reason to live on for ever.
 func TestWallClockJumpsBack(t *testing.T) {
 	for _, graceful := range []bool{true, false} {

@@ -45,7 +45,10 @@ func (s *Store) reopen() error {
 
 // visit takes one record of the log.
 func (r *replay) visit(en wal.Entry) error {
-	r.graceful = false
+	if r.graceful {
+		r.graceful = false
+		r.allCrashed()
+	}
 	r.segment.Store(en.At.Segment)
 	if en.Type == typeRemove || en.Type == typeEnd || en.Type == typeAck {
 		r.removals.add(en.At)
@@ -140,6 +143,19 @@ func (r *replay) putRecord(sh *shard, en wal.Entry, h head, content []byte) bool
 func (r *replay) crashed(used int64, timeout uint32) int64 {
 	t := time.Duration(timeout) * time.Second
 	return min(after(used, t+t/10), after(r.now, t))
+}
+
+// allCrashed is for a snapshot that was written when the store was closed, and for a
+// process after it that crashed: the sessions may have been used later by it.
+func (r *replay) allCrashed() {
+	for i := range r.shard {
+		sh := &r.shard[i]
+		for ref := uint32(1); ref <= sh.entries.last; ref++ {
+			if e := sh.entries.at(ref); e.size > 0 && e.deadline != 0 {
+				e.deadline = max(e.deadline, r.crashed(e.used(), e.timeout))
+			}
+		}
+	}
 }
 
 // usedAt says that the log knows that e was used then.

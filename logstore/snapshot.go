@@ -331,6 +331,9 @@ func (r *replay) liveItem(b []byte) error {
 		limit = max(limit, after(lock.Since, lock.Stale))
 	}
 	h.deadline = min(max(h.deadline, 1), limit)
+	if !r.graceful {
+		h.deadline = max(h.deadline, r.crashed(h.used, h.timeout))
+	}
 	ref, ok := r.add(sh, h, content, false)
 	if !ok {
 		return store.ErrFull
