@@ -76,8 +76,8 @@ func (s *Store) findWarm(sh *shard, key wal.Key, id store.ID) (found, error) {
 // begin makes e, with its hold and its subject if it is to have them, a session.
 func (s *Store) begin(sh *shard, key wal.Key, ref uint32, e *entry, now int64) {
 	sh.index.put(tag(key), ref)
+	s.count.Add(1) // before Arm, or who removes the last one lets the sweeper rest
 	s.sweeper.Arm(sh.link(ref, e, now), now)
-	s.count.Add(1)
 }
 
 // end is the one place where a session ends, for whatever reason: why.Age ago. An
