@@ -131,20 +131,31 @@ type move struct {
 // compact empties a segment and drops it.
 func (s *Store) compact(segment uint32) error {
 	c := &compaction{Store: s, oldest: s.log.Oldest(segment), snapshot: s.log.SnapshotSeq(), whole: make(map[uint64]bool)}
-	failures := s.log.Stats().Failures
-	if err := s.log.Scan(segment, c.visit); err != nil {
+	if err := c.copyAll(segment); err != nil {
+		for _, m := range c.moved {
+			s.log.Free(m.to)
+		}
 		return err
-	}
-	if err := s.log.CommitEnd(s.log.Last()); err != nil {
-		return err
-	}
-	if s.log.Stats().Failures != failures {
-		return wal.ErrFailing // it has recovered by now, but without the copies
 	}
 	for _, m := range c.moved {
 		c.finish(m)
 	}
 	return s.log.Drop(segment)
+}
+
+// copyAll copies what is needed of a segment, and returns when the copies are durable.
+func (c *compaction) copyAll(segment uint32) error {
+	failures := c.log.Stats().Failures
+	if err := c.log.Scan(segment, c.visit); err != nil {
+		return err
+	}
+	if err := c.log.CommitEnd(c.log.Last()); err != nil {
+		return err
+	}
+	if c.log.Stats().Failures != failures {
+		return wal.ErrFailing // it has recovered by now, but without the copies
+	}
+	return nil
 }
 
 // copyBatch is how many bytes are copied before they are written.

@@ -226,3 +226,27 @@ func TestSnapshotAndLog(t *testing.T) {
 		}
 	})
 }
+
+// TestFailedCompactionLeavesGarbage: what it copied is of no use, and does not count as
+// if it were.
+func TestFailedCompactionLeavesGarbage(t *testing.T) {
+	inRig(t, Options{SegmentSize: 64 << 10}, limits{}, func(r *rig) {
+		for i := range 400 {
+			r.create(i, long, make([]byte, 300))
+		}
+		r.wait(2 * time.Second)
+		before := r.Stats().Log.Live
+		fails := r.failSyncs()
+		for range 5 {
+			fails.Store(true)
+			if err := r.compact(1); err == nil {
+				r.Fatal("a compaction succeeds on a disk that fails")
+			}
+			fails.Store(false)
+			r.wait(10 * time.Second)
+		}
+		if now := r.Stats().Log.Live; now > before+5<<10 {
+			r.Errorf("%d bytes of the log are in use; before %d", now, before)
+		}
+	})
+}
