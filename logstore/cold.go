@@ -68,11 +68,15 @@ func (s *Store) warm(sh *shard, key wal.Key, id store.ID, f found) error {
 // maxBuffer is the largest buffer that is kept for the next who reads a body.
 const maxBuffer = 1 << 20
 
+// errNoBlock is why a content cannot be brought into memory, until others have left it.
+var errNoBlock = errors.New("logstore: too many large sessions in memory")
+
 // install gives a cold session its names and body back.
 func (s *Store) install(e *entry, content []byte) error {
 	b, ok := s.blocks.alloc(len(content))
 	if !ok {
-		return store.ErrFull
+		s.nudge()
+		return unavailable(errNoBlock)
 	}
 	copy(s.blocks.bytes(b), content)
 	s.blocks.release(e.block &^ isCold)
@@ -106,7 +110,13 @@ func (s *Store) chill(e *entry, synced uint64) bool {
 
 // overfull reports whether bodies are to be dropped from memory.
 func (s *Store) overfull() bool {
-	return s.resident() > s.maxWarm && s.bodies.Load() > 0
+	return (s.resident() > s.maxWarm || s.blocks.scarce()) && s.bodies.Load() > 0
+}
+
+// spares reports whether it helps to drop the body of e: where there are bytes enough,
+// and only chunks are scarce, only a large one does.
+func (s *Store) spares(e *entry) bool {
+	return e.size > largeBlock || s.resident() > s.maxWarm
 }
 
 const (
@@ -172,7 +182,7 @@ func (s *Store) look(sh *shard, synced uint64, oldest *candidate) (looks int) {
 			continue // it is free
 		}
 		looks++
-		if used := e.used(); used < oldest.used && !e.cold() && e.hold == 0 && e.seq <= synced && s.bodySize(e) > 0 {
+		if used := e.used(); used < oldest.used && !e.cold() && e.hold == 0 && e.seq <= synced && s.bodySize(e) > 0 && s.spares(e) {
 			*oldest = candidate{sh, ref, used, e.seq}
 		}
 	}
@@ -198,7 +208,7 @@ func (s *Store) chillAll() {
 			sh.mu.Lock()
 			last := sh.entries.last
 			for end := n + entryPage; n < end && n <= last && s.overfull(); n++ {
-				if e := sh.entries.at(n); e.size > 0 {
+				if e := sh.entries.at(n); e.size > 0 && s.spares(e) {
 					s.chill(e, synced)
 				}
 			}

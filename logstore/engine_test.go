@@ -360,6 +360,42 @@ func TestColdSessions(t *testing.T) {
 }
 
 // TestIndexTooLarge: what cannot be dropped from memory is bounded too.
+// TestManyLargeSessions has more of them than there are blocks that large, though memory
+// for all: some are cold, and none is refused or lost.
+func TestManyLargeSessions(t *testing.T) {
+	inRig(t, Options{SegmentSize: 1 << 20}, limits{chunks: 50}, func(r *rig) {
+		const n = 200
+		size := func(i int) int { return largeBlock + 100*i }
+		for i := range n {
+			r.create(i, 100*long, pattern(i, size(i)))
+		}
+		check := func() {
+			r.Helper()
+			for i := range n {
+				r.want(i, pattern(i, size(i)))
+			}
+		}
+		check()
+		for i := range n {
+			r.save(i, pattern(i+1, size(i)))
+			r.save(i, pattern(i, size(i)))
+		}
+		r.crash(vfs.Keep)
+		check()
+		r.Close()
+		r.forget()
+		r.open()
+		check()
+		if taken := r.blocks.taken.Load(); taken > 50 {
+			r.Errorf("%d chunks are taken; want 50 at most", taken)
+		}
+		for i := range n {
+			r.remove(i)
+		}
+		r.wantEmpty()
+	})
+}
+
 func TestIndexTooLarge(t *testing.T) {
 	inRig(t, Options{SegmentSize: 1 << 20, MaxMemory: 100 << 10}, limits{}, func(r *rig) {
 		var err error

@@ -159,6 +159,7 @@ func Open(dir string, o *Options) (*Store, error) {
 type limits struct {
 	warm          int64 // bytes past which bodies are dropped
 	snapshotAfter int64
+	chunks        int64 // how many there may be
 }
 
 func open(fs vfs.FS, o *Options) (*Store, error) { return openLimited(fs, o, limits{}) }
@@ -216,6 +217,7 @@ func (s *Store) setLimits(o *Options, l limits) {
 	if l.warm > 0 {
 		s.maxWarm = l.warm
 	}
+	s.blocks.max = l.chunks
 	s.snapshotAfter = wal.DefaultSegmentSize
 	if l.snapshotAfter > 0 {
 		s.snapshotAfter = l.snapshotAfter

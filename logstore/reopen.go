@@ -130,7 +130,7 @@ func (r *replay) putRecord(sh *shard, en wal.Entry, h head, content []byte) bool
 	delete(r.damaged, en.Key)
 	h.segment, h.offset, h.seq = en.At.Segment, en.At.Offset, en.Seq
 	h.deadline = r.crashed(h.used, h.timeout)
-	ref, ok := r.add(sh, h, content, r.resident()+int64(len(content)) <= r.maxWarm)
+	ref, ok := r.add(sh, h, content, r.resident()+int64(len(content)) <= r.maxWarm && !r.blocks.scarce())
 	if !ok {
 		return false
 	}

@@ -49,6 +49,8 @@ func blockClass(n int) (class, size int) {
 // guarded by whoever has it.
 type blocks struct {
 	inUse atomic.Int64 // bytes of the blocks that are handed out
+	taken atomic.Int64 // chunks
+	max   int64        // how many chunks there may be; 0: as many as have a number
 	class [blockClasses]blockChunks
 
 	mu    sync.Mutex
@@ -78,6 +80,18 @@ type chunk struct {
 }
 
 func (b *blocks) chunk(n uint32) *chunk { return &b.pages[n/chunkPage][n%chunkPage] }
+
+// most is how many chunks there may be.
+func (b *blocks) most() int64 {
+	if b.max > 0 {
+		return b.max
+	}
+	return maxChunks - 1
+}
+
+// scarce reports whether chunks are running out, which blocks that are chunks of their
+// own can do.
+func (b *blocks) scarce() bool { return b.taken.Load() > b.most()/8*7 }
 
 // bytes returns all of a block.
 func (b *blocks) bytes(at block) []byte {
@@ -173,11 +187,13 @@ func (b *blocks) newChunk(class, size, have int) uint32 {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.taken.Load() == b.most() {
+		return 0
+	}
+	b.taken.Add(1)
 	number := b.last + 1
 	if k := len(b.free); k > 0 {
 		number, b.free = b.free[k-1], b.free[:k-1]
-	} else if number == maxChunks {
-		return 0
 	} else {
 		b.last = number
 	}
@@ -192,6 +208,7 @@ func (b *blocks) freeChunk(number uint32) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	*b.chunk(number) = chunk{}
+	b.taken.Add(-1)
 	b.free = append(b.free, number)
 }
 
