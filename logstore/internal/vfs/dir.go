@@ -9,16 +9,37 @@ import (
 	"path/filepath"
 )
 
-// Dir returns the folder at path, which it makes (mode 0700) if it is not there.
+// Dir returns the folder at path, which it makes (mode 0700) if it is not there. Its own
+// name is durable then.
 func Dir(path string) (FS, error) {
 	path, err := filepath.Abs(path) // the process may change its directory
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(path, 0o700); err != nil {
+	if err := makeDir(path, syncDir); err != nil {
 		return nil, err
 	}
 	return dir(path), nil
+}
+
+// makeDir makes a folder, and those above it that are not there, each durable in the one
+// above it: what is synced in a folder whose name is lost is lost with it.
+func makeDir(path string, sync func(path string) error) error {
+	_, err := os.Stat(path)
+	above := filepath.Dir(path)
+	isNew := errors.Is(err, fs.ErrNotExist) && above != path
+	if isNew {
+		if err := makeDir(above, sync); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(path, 0o700); err != nil || !isNew {
+		return err
+	}
+	if err := sync(above); err != nil && !errors.Is(err, fs.ErrPermission) { // a folder may be one to write to, and not to read
+		return err
+	}
+	return nil
 }
 
 type dir string

@@ -196,3 +196,23 @@ func TestFill(t *testing.T) {
 		t.Errorf("%d bytes, or not zeros", len(got))
 	}
 }
+
+// TestNewFolderIsDurable: a folder that was made is synced in the one above it.
+func TestNewFolderIsDurable(t *testing.T) {
+	top := t.TempDir()
+	var synced []string
+	sync := func(path string) error {
+		synced = append(synced, path)
+		return syncDir(path)
+	}
+	path := filepath.Join(top, "a", "b")
+	ok(t, makeDir(path, sync))
+	if diff := cmp.Diff([]string{top, filepath.Join(top, "a")}, synced); diff != "" {
+		t.Errorf("folders that were synced:\n%s", diff)
+	}
+	synced = nil
+	ok(t, makeDir(path, sync))
+	if len(synced) > 0 {
+		t.Errorf("%q were synced for a folder that was there", synced)
+	}
+}
