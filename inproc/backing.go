@@ -34,13 +34,13 @@ const (
 // behind is what a store with a backing has besides.
 //
 // A session is in memory, and then that is the truth; or it is in the backing alone. A
-// stripe's mutex is held while a session comes from the one to the other or is written
+// stripe is held while a session comes from the one to the other or is written
 // or removed there. It is taken before those of the package comment, and no call has
 // two; who may have one already, only tries.
 type behind struct {
 	store    store.Store
 	interval time.Duration
-	stripe   [stripes]sync.Mutex
+	stripe   [stripes]stripe
 	dirty    atomic.Int64 // sessions to be written
 	closed   atomic.Bool
 
@@ -60,10 +60,40 @@ func newBehind(o *Options) *behind {
 	if b.interval <= 0 {
 		b.interval = defaultBackingInterval
 	}
+	for i := range b.stripe {
+		b.stripe[i] = make(stripe, 1)
+	}
 	return b
 }
 
-func (b *behind) stripeOf(key uint64) *sync.Mutex { return &b.stripe[key%stripes] }
+// A stripe is a mutex for a part of the sessions. It is held while the backing is called,
+// which may take long, so who waits for it can give up.
+type stripe chan struct{}
+
+func (s stripe) lock(ctx context.Context) error {
+	if s.tryLock() {
+		return nil
+	}
+	select {
+	case s <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s stripe) tryLock() bool {
+	select {
+	case s <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s stripe) unlock() { <-s }
+
+func (b *behind) stripeOf(key uint64) stripe { return b.stripe[key%stripes] }
 
 // A keeper is a content that can leave the process as bytes (package holdfast's, with
 // live values, leaves these behind).
@@ -136,8 +166,10 @@ func (s *Store) missed(ctx context.Context, id store.ID, err error) (again bool,
 	}
 	key := s.key(id)
 	mu := s.behind.stripeOf(key)
-	mu.Lock()
-	defer mu.Unlock()
+	if err := mu.lock(ctx); err != nil {
+		return false, err
+	}
+	defer mu.unlock()
 	err = s.readBack(ctx, key, id)
 	return err == nil, err
 }
@@ -277,10 +309,10 @@ func (s *Store) flush(ctx context.Context, limit int) error {
 func (s *Store) removeBehind(ctx context.Context, id store.ID, why store.Reason) error {
 	b, key := s.behind, s.key(id)
 	mu := b.stripeOf(key)
-	if !mu.TryLock() {
+	if !mu.tryLock() {
 		return nil
 	}
-	defer mu.Unlock()
+	defer mu.unlock()
 	sh := s.of(key)
 	sh.mu.Lock()
 	again := sh.sessions.get(key, id) != nil // another one by now, which is written over it
@@ -300,10 +332,10 @@ func (s *Store) removeBehind(ctx context.Context, id store.ID, why store.Reason)
 func (s *Store) write(ctx context.Context, sh *shard, e *entry) error {
 	key := s.key(e.id())
 	mu := s.behind.stripeOf(key)
-	if !mu.TryLock() {
+	if !mu.tryLock() {
 		return nil
 	}
-	defer mu.Unlock()
+	defer mu.unlock()
 	return s.writeLocked(ctx, sh, key, e)
 }
 
@@ -393,10 +425,10 @@ func (s *Store) mayLeave(sh *shard, at slot) bool {
 		return true
 	}
 	mu := s.behind.stripeOf(at.key)
-	if sh.isDirty(at.e) || !mu.TryLock() {
+	if sh.isDirty(at.e) || !mu.tryLock() {
 		return false
 	}
-	mu.Unlock()
+	mu.unlock()
 	return true
 }
 
@@ -428,8 +460,10 @@ func (s *Store) createBehind(ctx context.Context, id store.ID, rec *store.Record
 	}
 	key := s.key(id)
 	mu := s.behind.stripeOf(key)
-	mu.Lock()
-	defer mu.Unlock()
+	if err := mu.lock(ctx); err != nil {
+		return err
+	}
+	defer mu.unlock()
 	if err := s.readBack(ctx, key, id); err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
@@ -442,8 +476,10 @@ func (s *Store) removeThrough(ctx context.Context, id store.ID, lock store.Lock,
 	key := s.key(id)
 	sh := s.of(key)
 	mu := s.behind.stripeOf(key)
-	mu.Lock()
-	defer mu.Unlock()
+	if err := mu.lock(ctx); err != nil {
+		return err
+	}
+	defer mu.unlock()
 	back := s.readBack(ctx, key, id)
 	if back != nil && !errors.Is(back, store.ErrNotFound) {
 		return back

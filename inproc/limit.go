@@ -301,10 +301,10 @@ func (e *entry) used(now int64) int64 {
 func (s *Store) endUnused(c candidate) bool {
 	if s.behind != nil {
 		mu := s.behind.stripeOf(c.key)
-		if !mu.TryLock() {
+		if !mu.tryLock() {
 			return false
 		}
-		defer mu.Unlock()
+		defer mu.unlock()
 	}
 	c.sh.mu.Lock()
 	defer c.sh.mu.Unlock()

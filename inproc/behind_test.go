@@ -1,0 +1,69 @@
+package inproc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/holdfast-session/holdfast/store"
+	"github.com/holdfast-session/holdfast/storetest"
+)
+
+func backedNo(i int) store.ID { return store.ID{App: "/shop", Session: fmt.Sprint(i)} }
+
+func backedRec(timeout time.Duration) *store.Record {
+	return &store.Record{Version: store.NewVersion(), Timeout: timeout, Body: []byte("x")}
+}
+
+// slow delays all calls of a method by what it returns.
+func slow(method string) (f *storetest.Faults, by *time.Duration) {
+	by = new(time.Duration)
+	return &storetest.Faults{Before: func(_ context.Context, c storetest.Call) {
+		if c.Method == method {
+			time.Sleep(*by)
+		}
+	}}, by
+}
+
+// neighbour returns the number of another session that has the stripe of i.
+func (s *Store) neighbour(i int) int {
+	other := i + 1
+	for s.behind.stripeOf(s.key(backedNo(other))) != s.behind.stripeOf(s.key(backedNo(i))) {
+		other++
+	}
+	return other
+}
+
+// TestCallGivesUpBehindAnother: who waits for another's slow call of the backing waits
+// no longer than he wants to.
+func TestCallGivesUpBehindAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, inner := t.Context(), New(nil)
+		defer inner.Close()
+		f, by := slow("Load")
+		s := New(&Options{Backing: f.Wrap(inner)})
+		defer s.Close()
+		*by = time.Minute
+		go s.Load(ctx, backedNo(1), new(store.Record))
+		synctest.Wait()
+		for name, call := range map[string]func(ctx context.Context, id store.ID) error{
+			"Load":   func(ctx context.Context, id store.ID) error { return s.Load(ctx, id, new(store.Record)) },
+			"Create": func(ctx context.Context, id store.ID) error { return s.Create(ctx, id, backedRec(time.Hour), false) },
+			"Remove": func(ctx context.Context, id store.ID) error {
+				return s.Remove(ctx, id, store.Lock{}, store.Reason{Kind: store.Abandoned})
+			},
+		} {
+			begun := time.Now()
+			short, cancel := context.WithTimeout(ctx, time.Second)
+			err := call(short, backedNo(s.neighbour(1)))
+			cancel()
+			if took := time.Since(begun); !errors.Is(err, context.DeadlineExceeded) || took != time.Second {
+				t.Errorf("%s with a second to go, behind a slow one: %v after %v", name, err, took)
+			}
+		}
+		time.Sleep(2 * time.Minute)
+	})
+}
