@@ -42,6 +42,7 @@ type behind struct {
 	interval time.Duration
 	stripe   [stripes]stripe
 	dirty    atomic.Int64 // sessions to be written
+	touched  atomic.Int64 // of sessions that were used before that, the backing knows it
 	closed   atomic.Bool
 
 	mu      sync.Mutex
@@ -522,7 +523,6 @@ func (s *Store) work() {
 	defer close(b.done)
 	tick := time.NewTicker(b.interval)
 	defer tick.Stop()
-	touched := s.now()
 	for {
 		select {
 		case <-tick.C:
@@ -531,16 +531,18 @@ func (s *Store) work() {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		s.flush(ctx, 1<<30)
-		if now := s.now(); now-touched >= int64(touchInterval) {
-			s.touchUsed(ctx, touched)
-			touched = now
+		if s.now()-b.touched.Load() >= int64(touchInterval) {
+			s.touchUsed(ctx)
 		}
 		cancel()
 	}
 }
 
-// touchUsed tells the backing which sessions were used since, so that it keeps them.
-func (s *Store) touchUsed(ctx context.Context, since int64) {
+// touchUsed tells the backing which sessions were used since it was told last, so that
+// it keeps them. After an error it is to be told of all of them again.
+func (s *Store) touchUsed(ctx context.Context) error {
+	b := s.behind
+	begun, since := s.now(), b.touched.Load()
 	var used []store.ID
 	for i := range s.shard {
 		sh := &s.shard[i]
@@ -554,12 +556,14 @@ func (s *Store) touchUsed(ctx context.Context, since int64) {
 		}
 		sh.mu.Unlock()
 		for _, id := range used {
-			err := s.behind.store.Touch(ctx, id)
+			err := b.store.Touch(ctx, id)
 			if err != nil && !errors.Is(err, store.ErrNotFound) {
-				return
+				return err
 			}
 		}
 	}
+	b.touched.Store(begun)
+	return nil
 }
 
 // closeBehind writes all that has changed, and nothing from then on.
@@ -580,7 +584,9 @@ func (s *Store) closeBehind() error {
 		over := len(b.expired)
 		b.mu.Unlock()
 		if over == 0 && b.dirty.Load() == 0 {
-			s.touchUsed(ctx, s.now()-int64(touchInterval)-int64(b.interval))
+			if err := s.touchUsed(ctx); err != nil {
+				return fmt.Errorf("inproc: the backing could not be told which sessions were used: %w", err)
+			}
 			return nil
 		}
 		if err := ctx.Err(); err != nil {

@@ -67,3 +67,42 @@ func TestCallGivesUpBehindAnother(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 	})
 }
+
+// TestTouchIsRepeated has the backing fail when it is to be told that a session was used:
+// it is told later, or when the store is closed.
+func TestTouchIsRepeated(t *testing.T) {
+	for _, closed := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, inner := t.Context(), New(nil)
+			defer inner.Close()
+			down := false
+			f := &storetest.Faults{Rule: func(storetest.Call) storetest.Fault {
+				if down {
+					return storetest.Refuse
+				}
+				return storetest.None
+			}}
+			s := New(&Options{Backing: f.Wrap(inner)})
+			mustDo(t, s.Create(ctx, backedNo(1), backedRec(10*time.Minute), false))
+			time.Sleep(8 * time.Minute)
+			down = true
+			mustDo(t, s.Load(ctx, backedNo(1), new(store.Record)))
+			time.Sleep(time.Minute)
+			if closed {
+				if err := s.Close(); err == nil {
+					t.Error("Close succeeds, and the backing does not know that a session was used")
+				}
+				down = false
+				mustDo(t, s.Close())
+			}
+			down = false
+			time.Sleep(4 * time.Minute)
+			mustDo(t, s.Close())
+			s = New(&Options{Backing: inner})
+			defer s.Close()
+			if err := s.Load(ctx, backedNo(1), new(store.Record)); err != nil {
+				t.Errorf("closed meanwhile: %v; 5 minutes after its last use, timeout 10 minutes: %v", closed, err)
+			}
+		})
+	}
+}
