@@ -28,6 +28,9 @@ const (
 	touchInterval = 10 * time.Second
 	backingSlack  = 3 * touchInterval
 
+	// roomTimeout is how long a call waits for the backing, so that others leave memory.
+	roomTimeout = time.Second
+
 	stripes = 256
 )
 
@@ -414,6 +417,48 @@ func (s *Store) pageOut(sh *shard, key uint64, e *entry) {
 	}
 }
 
+// touchUnknown tells the backing that a session was used which is to leave memory, if it
+// may not know that yet: from then on its deadline there is the one that counts. One
+// that the backing does not have is to be written again. Called with its stripe.
+func (s *Store) touchUnknown(c candidate) error {
+	b := s.behind
+	if c.used < b.touched.Load() {
+		return nil
+	}
+	c.sh.mu.Lock()
+	leaves := c.sh.sessions.get(c.key, c.e.id()) == c.e && c.e.hold == nil && !c.sh.isDirty(c.e) && isKept(c.e.content)
+	c.sh.mu.Unlock()
+	if !leaves {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), roomTimeout)
+	defer cancel()
+	return s.touchBehind(ctx, c.e.id())
+}
+
+// touchBehind tells the backing that a session was used. One that it does not have is
+// written again: it may have expired there while it could not be told.
+func (s *Store) touchBehind(ctx context.Context, id store.ID) error {
+	err := s.behind.store.Touch(ctx, id)
+	if errors.Is(err, store.ErrNotFound) {
+		s.writeAgain(id)
+		return nil
+	}
+	return err
+}
+
+// writeAgain notes that a session is to be written, if it is still in memory, because the
+// backing may not have it.
+func (s *Store) writeAgain(id store.ID) {
+	key := s.key(id)
+	sh := s.of(key)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if e := sh.sessions.get(key, id); e != nil {
+		s.changed(sh, e)
+	}
+}
+
 func (sh *shard) isDirty(e *entry) bool {
 	_, is := sh.dirty[e]
 	return is
@@ -439,14 +484,14 @@ func (s *Store) evictWritten(except uint64) bool {
 	if s.behind == nil {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), roomTimeout)
 	defer cancel()
 	for range 50 {
 		err := s.flush(ctx, 1024)
 		if s.evict(except) {
 			return true
 		}
-		if err != nil {
+		if err != nil || ctx.Err() != nil {
 			return false
 		}
 		time.Sleep(time.Millisecond)
@@ -508,11 +553,7 @@ func (s *Store) removeThrough(ctx context.Context, id store.ID, lock store.Lock,
 			err = back
 		}
 	case free: // the lock was taken over in between: it lives on
-		sh.mu.Lock()
-		if e := sh.sessions.get(key, id); e != nil {
-			s.changed(sh, e)
-		}
-		sh.mu.Unlock()
+		s.writeAgain(id)
 	}
 	return err
 }
@@ -556,8 +597,7 @@ func (s *Store) touchUsed(ctx context.Context) error {
 		}
 		sh.mu.Unlock()
 		for _, id := range used {
-			err := b.store.Touch(ctx, id)
-			if err != nil && !errors.Is(err, store.ErrNotFound) {
+			if err := s.touchBehind(ctx, id); err != nil {
 				return err
 			}
 		}

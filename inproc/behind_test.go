@@ -106,3 +106,57 @@ func TestTouchIsRepeated(t *testing.T) {
 		})
 	}
 }
+
+// TestUsedBeforeLeaving: a session that was used just before it leaves memory has its
+// whole timeout from then.
+func TestUsedBeforeLeaving(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, inner := t.Context(), New(nil)
+		defer inner.Close()
+		s := New(&Options{Backing: inner, MaxSessions: 1})
+		defer s.Close()
+		mustDo(t, s.Create(ctx, backedNo(1), backedRec(20*time.Minute), false))
+		time.Sleep(19*time.Minute + time.Second/2)
+		mustDo(t, s.Load(ctx, backedNo(1), new(store.Record)))
+		mustDo(t, s.Create(ctx, backedNo(2), backedRec(20*time.Minute), false))
+		time.Sleep(19 * time.Minute)
+		if err := s.Load(ctx, backedNo(1), new(store.Record)); err != nil {
+			t.Errorf("19 minutes after its last use, timeout 20 minutes: %v", err)
+		}
+	})
+}
+
+// TestUsedAndBackingFails: a session of which the backing cannot be told that it was used
+// does not leave memory, and nobody waits long for it to do so.
+func TestUsedAndBackingFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, inner := t.Context(), New(nil)
+		defer inner.Close()
+		down := false
+		f := &storetest.Faults{Rule: func(c storetest.Call) storetest.Fault {
+			if down && c.Method == "Touch" {
+				return storetest.Refuse
+			}
+			return storetest.None
+		}}
+		s := New(&Options{Backing: f.Wrap(inner), MaxSessions: 1})
+		mustDo(t, s.Create(ctx, backedNo(1), backedRec(20*time.Minute), false))
+		time.Sleep(19 * time.Minute)
+		down = true
+		mustDo(t, s.Load(ctx, backedNo(1), new(store.Record)))
+		begun := time.Now()
+		if err := s.Create(ctx, backedNo(2), backedRec(20*time.Minute), false); !errors.Is(err, store.ErrFull) {
+			t.Errorf("Create where no session can leave memory: %v; want ErrFull", err)
+		}
+		if took := time.Since(begun); took > 3*time.Second {
+			t.Errorf("Create took %v", took)
+		}
+		time.Sleep(18 * time.Minute)
+		mustDo(t, s.Load(ctx, backedNo(1), new(store.Record)))
+		down = false
+		time.Sleep(11 * time.Second) // the backing, where it has expired, has it again
+		mustDo(t, s.Create(ctx, backedNo(2), backedRec(20*time.Minute), false))
+		mustDo(t, s.Load(ctx, backedNo(1), new(store.Record)))
+		mustDo(t, s.Close())
+	})
+}

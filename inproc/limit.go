@@ -258,8 +258,8 @@ func (s *Store) evict(except uint64) bool {
 		if oldest.e == nil {
 			return false
 		}
-		if s.endUnused(oldest) {
-			return true
+		if ended, err := s.endUnused(oldest); ended || err != nil {
+			return ended
 		}
 	}
 	return false
@@ -297,20 +297,23 @@ func (e *entry) used(now int64) int64 {
 	return e.deadline - int64(e.timeout)*1e9
 }
 
-// endUnused ends a candidate, unless it was used meanwhile.
-func (s *Store) endUnused(c candidate) bool {
+// endUnused ends a candidate, unless it was used meanwhile. An error is the backing's.
+func (s *Store) endUnused(c candidate) (ended bool, err error) {
 	if s.behind != nil {
 		mu := s.behind.stripeOf(c.key)
 		if !mu.tryLock() {
-			return false
+			return false, nil
 		}
 		defer mu.unlock()
+		if err := s.touchUnknown(c); err != nil {
+			return false, err
+		}
 	}
 	c.sh.mu.Lock()
 	defer c.sh.mu.Unlock()
 	now := s.now()
 	if c.sh.sessions.get(c.key, c.e.id()) != c.e || c.e.hold != nil || c.e.used(now) != c.used || c.sh.isDirty(c.e) {
-		return false
+		return false, nil
 	}
 	switch e := s.settle(c.sh, c.e, now); {
 	case e == nil:
@@ -319,5 +322,5 @@ func (s *Store) endUnused(c candidate) bool {
 	default:
 		s.end(c.sh, c.key, e, store.Reason{Kind: store.Evicted}, now)
 	}
-	return true
+	return true, nil
 }
