@@ -95,6 +95,15 @@ func (s stripe) tryLock() bool {
 	}
 }
 
+// take locks a stripe, or reports that another has it and the caller is not to wait.
+func (s stripe) take(ctx context.Context, waits bool) (ok bool, err error) {
+	if !waits {
+		return s.tryLock(), nil
+	}
+	err = s.lock(ctx)
+	return err == nil, err
+}
+
 func (s stripe) unlock() { <-s }
 
 func (b *behind) stripeOf(key uint64) stripe { return b.stripe[key%stripes] }
@@ -263,25 +272,28 @@ func (s *Store) mayChange(ctx context.Context) error {
 	case b.dirty.Load() < maxBehind:
 		return nil
 	}
-	if err := s.flush(ctx, maxBehind/16); b.dirty.Load() >= maxBehind {
+	if err := s.flush(ctx, maxBehind/16, false); b.dirty.Load() >= maxBehind {
 		return fmt.Errorf("inproc: what changed could not be written to the backing (%v): %w", err, store.ErrUnavailable)
 	}
 	return nil
 }
 
-// flush writes up to limit sessions that have changed, and removes those that ended by
-// themselves. One whose stripe another has is left out.
-func (s *Store) flush(ctx context.Context, limit int) error {
+// flush writes up to limit sessions that have changed, and removes as many that ended by
+// themselves. One whose stripe another has is left out, unless flush is to wait for it.
+func (s *Store) flush(ctx context.Context, limit int, waits bool) error {
 	b := s.behind
 	var errs error
+	var over []store.ID
 	b.mu.Lock()
-	over := make(map[store.ID]store.Reason, len(b.expired))
-	for id, why := range b.expired {
-		over[id] = why
+	for id := range b.expired {
+		if len(over) == limit {
+			break
+		}
+		over = append(over, id)
 	}
 	b.mu.Unlock()
-	for id, why := range over {
-		if err := s.removeBehind(ctx, id, why); err != nil {
+	for _, id := range over {
+		if err := s.removeBehind(ctx, id, waits); err != nil {
 			errs = err
 			break
 		}
@@ -300,7 +312,7 @@ func (s *Store) flush(ctx context.Context, limit int) error {
 		}
 		sh.mu.Unlock()
 		for _, e := range some {
-			if err := s.write(ctx, sh, e); err != nil {
+			if err := s.write(ctx, sh, e, waits); err != nil {
 				return err
 			}
 			limit--
@@ -310,21 +322,21 @@ func (s *Store) flush(ctx context.Context, limit int) error {
 }
 
 // removeBehind removes a session that ended by itself.
-func (s *Store) removeBehind(ctx context.Context, id store.ID, why store.Reason) error {
-	b, key := s.behind, s.key(id)
-	mu := b.stripeOf(key)
-	if !mu.tryLock() {
-		return nil
+func (s *Store) removeBehind(ctx context.Context, id store.ID, waits bool) error {
+	b := s.behind
+	mu := b.stripeOf(s.key(id))
+	if ok, err := mu.take(ctx, waits); !ok {
+		return err
 	}
 	defer mu.unlock()
-	sh := s.of(key)
-	sh.mu.Lock()
-	again := sh.sessions.get(key, id) != nil // another one by now, which is written over it
-	sh.mu.Unlock()
-	if !again {
-		if err := b.store.Remove(ctx, id, store.Lock{}, coded(why)); err != nil && !errors.Is(err, store.ErrNotFound) {
-			return err
-		}
+	b.mu.Lock()
+	why, over := b.expired[id]
+	b.mu.Unlock()
+	if !over { // else what the backing has under this ID by now is another session
+		return nil
+	}
+	if err := b.store.Remove(ctx, id, store.Lock{}, coded(why)); err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
 	}
 	b.mu.Lock()
 	delete(b.expired, id)
@@ -332,12 +344,12 @@ func (s *Store) removeBehind(ctx context.Context, id store.ID, why store.Reason)
 	return nil
 }
 
-// write writes one session, unless another has its stripe.
-func (s *Store) write(ctx context.Context, sh *shard, e *entry) error {
+// write writes one session.
+func (s *Store) write(ctx context.Context, sh *shard, e *entry, waits bool) error {
 	key := s.key(e.id())
 	mu := s.behind.stripeOf(key)
-	if !mu.tryLock() {
-		return nil
+	if ok, err := mu.take(ctx, waits); !ok {
+		return err
 	}
 	defer mu.unlock()
 	return s.writeLocked(ctx, sh, key, e)
@@ -360,14 +372,25 @@ func (s *Store) writeLocked(ctx context.Context, sh *shard, key uint64, e *entry
 	}
 	rec.Items = nil
 	rec.Body = append(rec.Body, tail...)
+	b := s.behind
+	b.mu.Lock()
+	why, over := b.expired[id]
+	b.mu.Unlock()
+	if over { // another session of this ID, which a Save would take this one for
+		if err := b.store.Remove(ctx, id, store.Lock{}, coded(why)); err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+	}
 	if err := s.upsert(ctx, id, &rec); err != nil {
 		return err
 	}
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	s.behind.mu.Lock()
-	delete(s.behind.expired, id) // it was another one's end
-	s.behind.mu.Unlock()
+	if sh.sessions.get(key, id) == e { // else it has ended meanwhile, and that is still to be done there
+		b.mu.Lock()
+		delete(b.expired, id)
+		b.mu.Unlock()
+	}
 	if e.version == rec.Version {
 		s.clean(sh, e)
 	}
@@ -487,7 +510,7 @@ func (s *Store) evictWritten(except uint64) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), roomTimeout)
 	defer cancel()
 	for range 50 {
-		err := s.flush(ctx, 1024)
+		err := s.flush(ctx, 1024, false)
 		if s.evict(except) {
 			return true
 		}
@@ -571,7 +594,7 @@ func (s *Store) work() {
 			return
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		s.flush(ctx, 1<<30)
+		s.flush(ctx, 1<<30, false)
 		if s.now()-b.touched.Load() >= int64(touchInterval) {
 			s.touchUsed(ctx)
 		}
@@ -617,7 +640,7 @@ func (s *Store) closeBehind() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for {
-		if err := s.flush(ctx, 1<<30); err != nil {
+		if err := s.flush(ctx, 1<<30, false); err != nil {
 			return fmt.Errorf("inproc: %d sessions that changed could not be written to the backing: %w", b.dirty.Load(), err)
 		}
 		b.mu.Lock()
@@ -685,7 +708,7 @@ func (s *Store) listBehind(ctx context.Context, q store.Query) (page []store.Lis
 	if !ok {
 		return nil, "", fmt.Errorf("inproc: the backing, a %T, cannot list sessions: %w", s.behind.store, errors.ErrUnsupported)
 	}
-	if err := s.flush(ctx, 1<<30); err != nil {
+	if err := s.flush(ctx, 1<<30, false); err != nil {
 		return nil, "", err
 	}
 	page, next, err = lister.List(ctx, q)

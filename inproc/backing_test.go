@@ -37,7 +37,7 @@ func (s *Store) pageOutAll() {
 		case <-s.behind.stop:
 			return
 		}
-		s.flush(context.Background(), 1<<30)
+		s.flush(context.Background(), 1<<30, false)
 		for i := range s.shard {
 			sh := &s.shard[i]
 			for _, at := range sh.from(nil, 0) {

@@ -160,3 +160,93 @@ func TestUsedAndBackingFails(t *testing.T) {
 		mustDo(t, s.Close())
 	})
 }
+
+// TestExpiresWhileWritten: a session that expires while it is written does not return
+// after a restart.
+func TestExpiresWhileWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, inner := t.Context(), New(nil)
+		defer inner.Close()
+		f, by := slow("Create")
+		*by = 3 * time.Second
+		s := New(&Options{Backing: f.Wrap(inner)})
+		mustDo(t, s.Create(ctx, backedNo(1), backedRec(3*time.Second), false))
+		time.Sleep(10 * time.Second)
+		wantExpired := func(when string) {
+			t.Helper()
+			if err := s.Load(ctx, backedNo(1), new(store.Record)); store.ReasonOf(err).Kind != store.Expired {
+				t.Errorf("%s: %v; want expired", when, err)
+			}
+		}
+		wantExpired("before the restart")
+		mustDo(t, s.Close())
+		s = New(&Options{Backing: inner})
+		defer s.Close()
+		wantExpired("after the restart")
+	})
+}
+
+// TestAnotherAfterExpiry: a session that is created under the ID of one that has just
+// expired is not taken for it by the backing.
+func TestAnotherAfterExpiry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, inner := t.Context(), New(nil)
+		defer inner.Close()
+		s := New(&Options{Backing: inner})
+		mustDo(t, s.Create(ctx, backedNo(1), backedRec(30*time.Second), false))
+		time.Sleep(30*time.Second + time.Millisecond)
+		if err := s.Load(ctx, backedNo(1), new(store.Record)); !errors.Is(err, store.ErrNotFound) {
+			t.Fatalf("after the timeout: %v", err)
+		}
+		mustDo(t, s.Create(ctx, backedNo(1), backedRec(time.Hour), false))
+		var before, after store.Record
+		mustDo(t, s.Load(ctx, backedNo(1), &before))
+		mustDo(t, s.Close())
+		s = New(&Options{Backing: inner})
+		defer s.Close()
+		mustDo(t, s.Load(ctx, backedNo(1), &after))
+		if !after.Created.Equal(before.Created) {
+			t.Errorf("Created was %v, and is %v after a restart", before.Created, after.Created)
+		}
+	})
+}
+
+// TestLateRemoval has the backing slow to remove sessions that expired. Meanwhile the ID
+// of one of them is created again, written, and leaves memory: it is not removed.
+func TestLateRemoval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, inner := t.Context(), New(nil)
+		defer inner.Close()
+		var removes chan struct{} // each lets one through
+		f := &storetest.Faults{Before: func(_ context.Context, c storetest.Call) {
+			if c.Method == "Remove" && removes != nil {
+				<-removes
+			}
+		}}
+		s := New(&Options{Backing: f.Wrap(inner), MaxSessions: 3, BackingInterval: 3 * time.Second})
+		defer s.Close()
+		for i := range 3 {
+			mustDo(t, s.Create(ctx, backedNo(i), backedRec(4*time.Second), false))
+		}
+		time.Sleep(3500 * time.Millisecond) // written
+		first := make(chan struct{})
+		removes = first
+		time.Sleep(3 * time.Second) // expired, and the worker is in the middle of the first removal
+		synctest.Wait()
+		removes = nil
+		again := 0
+		for s.behind.stripeOf(s.key(backedNo(again))).tryLock() == false {
+			again++
+		}
+		s.behind.stripeOf(s.key(backedNo(again))).unlock()
+		mustDo(t, s.Create(ctx, backedNo(again), backedRec(time.Hour), false))
+		for i := 10; i < 20; i++ { // others, for which it leaves memory
+			mustDo(t, s.Create(ctx, backedNo(i), backedRec(time.Hour), false))
+		}
+		close(first)
+		time.Sleep(time.Minute)
+		if err := s.Load(ctx, backedNo(again), new(store.Record)); err != nil {
+			t.Errorf("a minute after it was created, timeout an hour: %v", err)
+		}
+	})
+}
