@@ -640,7 +640,7 @@ func (s *Store) closeBehind() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for {
-		if err := s.flush(ctx, 1<<30, false); err != nil {
+		if err := s.flush(ctx, 1<<30, true); err != nil {
 			return fmt.Errorf("inproc: %d sessions that changed could not be written to the backing: %w", b.dirty.Load(), err)
 		}
 		b.mu.Lock()
@@ -708,7 +708,7 @@ func (s *Store) listBehind(ctx context.Context, q store.Query) (page []store.Lis
 	if !ok {
 		return nil, "", fmt.Errorf("inproc: the backing, a %T, cannot list sessions: %w", s.behind.store, errors.ErrUnsupported)
 	}
-	if err := s.flush(ctx, 1<<30, false); err != nil {
+	if err := s.flush(ctx, 1<<30, true); err != nil {
 		return nil, "", err
 	}
 	page, next, err = lister.List(ctx, q)
