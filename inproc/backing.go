@@ -280,6 +280,7 @@ func (s *Store) mayChange(ctx context.Context) error {
 
 // flush writes up to limit sessions that have changed, and removes as many that ended by
 // themselves. One whose stripe another has is left out, unless flush is to wait for it.
+// An error that is about one session alone is returned when the others are written.
 func (s *Store) flush(ctx context.Context, limit int, waits bool) error {
 	b := s.behind
 	var errs error
@@ -312,7 +313,11 @@ func (s *Store) flush(ctx context.Context, limit int, waits bool) error {
 		}
 		sh.mu.Unlock()
 		for _, e := range some {
-			if err := s.write(ctx, sh, e, waits); err != nil {
+			err := s.write(ctx, sh, e, waits)
+			switch {
+			case errors.Is(err, store.ErrTooLarge), errors.Is(err, store.ErrFull):
+				errs = err
+			case err != nil:
 				return err
 			}
 			limit--

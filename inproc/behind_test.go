@@ -265,3 +265,32 @@ func TestListWaitsForOthers(t *testing.T) {
 		}
 	})
 }
+
+// A refusing store takes all sessions but one.
+type refusing struct{ store.Store }
+
+func (r refusing) Create(ctx context.Context, id store.ID, rec *store.Record, hold bool) error {
+	if id == backedNo(7) {
+		return store.ErrTooLarge
+	}
+	return r.Store.Create(ctx, id, rec, hold)
+}
+
+// TestOneRefusedByBacking: a session that the backing does not take keeps no other from
+// being written.
+func TestOneRefusedByBacking(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, inner := t.Context(), New(nil)
+		defer inner.Close()
+		s := New(&Options{Backing: refusing{inner}, BackingInterval: time.Hour})
+		for i := range 1000 {
+			mustDo(t, s.Create(ctx, backedNo(i), backedRec(time.Hour), false))
+		}
+		if err := s.Close(); !errors.Is(err, store.ErrTooLarge) {
+			t.Errorf("Close: %v; want ErrTooLarge", err)
+		}
+		if n := inner.count.Load(); n != 999 {
+			t.Errorf("of 1000 sessions, one of which is too large for the backing, it has %d", n)
+		}
+	})
+}
