@@ -519,7 +519,7 @@ func (s *Store) evictWritten(except uint64) bool {
 		if s.evict(except) {
 			return true
 		}
-		if err != nil || ctx.Err() != nil {
+		if err != nil && !errors.Is(err, store.ErrTooLarge) || ctx.Err() != nil {
 			return false
 		}
 		time.Sleep(time.Millisecond)
