@@ -678,8 +678,9 @@ func (s *Store) endedBehind(ctx context.Context, app string, limit int, lease ti
 		return nil, err
 	}
 	for i := range ended {
-		if err := cutTrailer(&ended[i].Record); err != nil {
-			return nil, err
+		if rec := &ended[i].Record; cutTrailer(rec) != nil { // damaged there, so that it comes without content
+			rec.Body = nil
+			rec.Timeout -= backingSlack
 		}
 		ended[i].Key = ofBacking + ended[i].Key
 	}

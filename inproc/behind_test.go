@@ -1,9 +1,12 @@
 package inproc
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -291,6 +294,57 @@ func TestOneRefusedByBacking(t *testing.T) {
 		}
 		if n := inner.count.Load(); n != 999 {
 			t.Errorf("of 1000 sessions, one of which is too large for the backing, it has %d", n)
+		}
+	})
+}
+
+// TestDamagedEndInBacking damages what a session held that ends in the backing: its end
+// comes without, and those of others as they are.
+func TestDamagedEndInBacking(t *testing.T) {
+	p := &place{dir: t.TempDir()}
+	const content = "the one that is damaged"
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		s := New(&Options{Backing: p.open(t)})
+		_, err := s.Ended(ctx, "/shop", 0, time.Second)
+		mustDo(t, err)
+		rec := backedRec(3 * time.Second)
+		rec.Body = []byte(content)
+		mustDo(t, s.Create(ctx, backedNo(1), rec, false))
+		mustDo(t, s.Create(ctx, backedNo(2), backedRec(3*time.Second), false))
+		mustDo(t, s.Close())
+		mustDo(t, p.s.Close())
+
+		files, err := filepath.Glob(filepath.Join(p.dir, "*.seg"))
+		mustDo(t, err)
+		damaged := 0
+		for _, name := range files {
+			b, err := os.ReadFile(name)
+			mustDo(t, err)
+			damaged += bytes.Count(b, []byte(content))
+			mustDo(t, os.WriteFile(name, bytes.ReplaceAll(b, []byte(content), []byte("THE ONE THAT IS DAMAGED")), 0o600))
+		}
+		if damaged == 0 {
+			t.Fatal("no content was found in the log")
+		}
+
+		s = New(&Options{Backing: p.open(t)}) // nothing is in memory, not there either
+		defer s.Close()
+		_, err = s.Ended(ctx, "/shop", 0, time.Second)
+		mustDo(t, err)
+		time.Sleep(time.Minute)
+		ends, err := s.Ended(ctx, "/shop", 10, time.Second)
+		if err != nil || len(ends) != 2 {
+			t.Fatalf("Ended: %d ends, %v; want 2", len(ends), err)
+		}
+		for _, e := range ends {
+			want := "x"
+			if e.ID == backedNo(1) {
+				want = ""
+			}
+			if string(e.Record.Body) != want || e.Record.Timeout != 3*time.Second {
+				t.Errorf("the end of %s has the content %q and the timeout %v; want %q and 3s", e.ID.Session, e.Record.Body, e.Record.Timeout, want)
+			}
 		}
 	})
 }
