@@ -570,6 +570,7 @@ func (s *Store) removeThrough(ctx context.Context, id store.ID, lock store.Lock,
 			}
 		}
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			s.writeAgain(id) // it lives on, and may be gone there
 			return err
 		}
 	}

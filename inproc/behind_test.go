@@ -348,3 +348,26 @@ func TestDamagedEndInBacking(t *testing.T) {
 		}
 	})
 }
+
+// TestRemoveUnsureInBacking: a session whose removal had no answer from the backing, and
+// is not repeated, is there; also after a restart.
+func TestRemoveUnsureInBacking(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, inner := t.Context(), New(nil)
+		defer inner.Close()
+		f := &storetest.Faults{Rule: storetest.Nth("Remove", 1, storetest.LoseReply)}
+		s := New(&Options{Backing: f.Wrap(inner)})
+		mustDo(t, s.Create(ctx, backedNo(1), backedRec(time.Hour), false))
+		time.Sleep(2 * time.Second)
+		if err := s.Remove(ctx, backedNo(1), store.Lock{}, store.Reason{Kind: store.Abandoned}); !errors.Is(err, store.ErrUnsure) {
+			t.Errorf("Remove: %v; want ErrUnsure", err)
+		}
+		mustDo(t, s.Load(ctx, backedNo(1), new(store.Record)))
+		mustDo(t, s.Close())
+		s = New(&Options{Backing: inner})
+		defer s.Close()
+		if err := s.Load(ctx, backedNo(1), new(store.Record)); err != nil {
+			t.Errorf("a session that was there when the store was closed: %v", err)
+		}
+	})
+}
