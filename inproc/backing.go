@@ -262,15 +262,21 @@ func (s *Store) gone(sh *shard, e *entry, why store.Reason) {
 	}
 }
 
+// writable returns an error if nothing is written any more. Whoever looks with the shard's
+// mutex, and makes a change with it, has that written: closeBehind takes it later.
+func (s *Store) writable() error {
+	if b := s.behind; b != nil && b.closed.Load() {
+		return fmt.Errorf("inproc: the store is closed: %w", store.ErrUnavailable)
+	}
+	return nil
+}
+
 // mayChange makes sure that a change can be written: while too many wait for that, by
 // writing some.
 func (s *Store) mayChange(ctx context.Context) error {
 	b := s.behind
-	switch {
-	case b.closed.Load():
-		return fmt.Errorf("inproc: the store is closed: %w", store.ErrUnavailable)
-	case b.dirty.Load() < maxBehind:
-		return nil
+	if err := s.writable(); err != nil || b.dirty.Load() < maxBehind {
+		return err
 	}
 	if err := s.flush(ctx, maxBehind/16, false); b.dirty.Load() >= maxBehind {
 		return fmt.Errorf("inproc: what changed could not be written to the backing (%v): %w", err, store.ErrUnavailable)

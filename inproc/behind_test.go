@@ -371,3 +371,44 @@ func TestRemoveUnsureInBacking(t *testing.T) {
 		}
 	})
 }
+
+// TestChangeWhileClosing: a change that is under way while the store is closed is refused,
+// or is there after a restart.
+func TestChangeWhileClosing(t *testing.T) {
+	for _, kind := range []string{"Create", "Save"} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, inner := t.Context(), New(nil)
+			defer inner.Close()
+			f, by := slow("Load")
+			s := New(&Options{Backing: f.Wrap(inner)})
+			rec := backedRec(time.Hour)
+			if kind == "Save" {
+				mustDo(t, s.Create(ctx, backedNo(1), rec, false))
+				mustDo(t, s.Close())
+				s = New(&Options{Backing: f.Wrap(inner)})
+			}
+			by.Store(int64(time.Second))
+			changed := make(chan error)
+			go func() {
+				if kind == "Save" {
+					next := store.NewVersion()
+					err := s.Save(ctx, backedNo(1), rec, next, false)
+					rec.Advance(next)
+					changed <- err
+				} else {
+					changed <- s.Create(ctx, backedNo(1), rec, false)
+				}
+			}()
+			time.Sleep(time.Second / 2)
+			mustDo(t, s.Close())
+			err := <-changed
+			if errors.Is(err, store.ErrUnavailable) {
+				return
+			}
+			var there store.Record
+			if load := inner.Load(ctx, backedNo(1), &there); err != nil || load != nil || there.Version != rec.Version {
+				t.Errorf("%s: %v; in the backing: %v, version %x; want ErrUnavailable, or %x", kind, err, load, there.Version, rec.Version)
+			}
+		})
+	}
+}

@@ -395,6 +395,9 @@ func (s *Store) createHere(ctx context.Context, id store.ID, rec *store.Record, 
 			}
 			return nil
 		}
+		if err := s.writable(); err != nil {
+			return err
+		}
 		if s.takeNew(size) {
 			break
 		}
@@ -449,6 +452,9 @@ func (s *Store) saveHere(ctx context.Context, id store.ID, rec *store.Record, ne
 				return store.ErrConflict
 			}
 			return store.ErrLockLost
+		}
+		if err := s.writable(); err != nil {
+			return err
 		}
 		content := e.contain(rec)
 		size := cost(e.session, rec.Subject, content)
