@@ -47,9 +47,9 @@ type Options struct {
 	// the least recently used (of some that are looked at) are dropped from memory and
 	// read back from disk by the next call that wants them; no session ends. What
 	// cannot be dropped is about 130 bytes of each session, its ID and its subject:
-	// when these alone reach MaxMemory, Create fails with [store.ErrFull]. Default 0: a
-	// quarter of what the process can have, as package inproc has it. Negative: no
-	// limit.
+	// when these alone reach MaxMemory, Create fails with [store.ErrFull]. Of contents
+	// larger than 64 KiB some 57,000 stay in memory at most. Default 0: a quarter of what
+	// the process can have, as package inproc has it. Negative: no limit.
 	MaxMemory int64
 
 	// MaxDisk is how many bytes the folder takes at most. When it is reached, and
