@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/holdfast-session/holdfast/stateserver"
 	"github.com/holdfast-session/holdfast/store"
@@ -153,5 +155,45 @@ func TestServeReloadsTokens(t *testing.T) {
 	p.logs("the settings from before stay in force")
 	wants(one, fs.ErrPermission)
 	wants(two, store.ErrNotFound)
+	p.stop()
+}
+
+// Tokens do not make way for certificates that nobody is asked for before a restart.
+func TestServeReloadsTokensToCertificates(t *testing.T) {
+	dir := t.TempDir()
+	ours := newAuthority(t, "ours")
+	cert, key := ours.sign(dir, "server", time.Now().Add(time.Hour))
+	file := filepath.Join(dir, "holdfast.yaml")
+	write := func(format string, a ...any) {
+		t.Helper()
+		text := fmt.Sprintf("tls-cert: %s\ntls-key: %s\n", cert, key) + fmt.Sprintf(format, a...)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("tokens:\n  - {name: t, hash: %s, right: write}\n", stateserver.HashToken("one"))
+	p := start(t, "serve", "--listen", "0.0.0.0:0", "--memory", "--config", file)
+	_, port, err := net.SplitHostPort(p.ready(ready))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger, err := stateserver.Dial("127.0.0.1:"+port, &stateserver.ClientOptions{TLS: &tls.Config{RootCAs: ours.pool()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stranger.Close()
+	for i, more := range []string{
+		"tls-client-ca: " + ours.file(dir, "ca") + "\n",
+		"allow-remote: true\n", // which takes a restart, too
+	} {
+		write("%s", more)
+		p.signal(syscall.SIGHUP)
+		eventually(t, "the reload is refused", func() bool {
+			return strings.Count(p.stderr.String(), "the settings from before stay in force") > i
+		})
+		if err := stranger.Touch(context.Background(), store.ID{App: "shop", Session: "nobody"}); !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("after a reload without tokens and with %q a stranger gets %v", more, err)
+		}
+	}
 	p.stop()
 }

@@ -197,10 +197,11 @@ func (c *Config) access() (*stateserver.Access, error) {
 	return a, new(stateserver.Server).SetAccess(*a)
 }
 
-// stateServer is a server of sessions that has not begun to serve.
+// stateServer is a server of sessions that has not begun to serve. Of certificates it
+// does not know; tokens, which a reload may take away, it looks after by itself.
 func (c *Config) stateServer(e *engine, a *stateserver.Access, log *slog.Logger) *stateserver.Server {
 	return &stateserver.Server{
-		Store: e.Store, Exact: c.Exact, AllowRemote: c.AllowRemote || c.protected(), Access: *a, MaxConns: c.MaxConns, Logger: log,
+		Store: e.Store, Exact: c.Exact, AllowRemote: c.AllowRemote || c.TLSClientCA != "", Access: *a, MaxConns: c.MaxConns, Logger: log,
 	}
 }
 

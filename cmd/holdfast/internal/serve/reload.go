@@ -23,12 +23,13 @@ func (s *Server) tryReload() error {
 	if err != nil {
 		return err
 	}
-	if next.protected() != s.Config.protected() {
-		// Else it could be open to everybody from now on, or need what nobody has.
-		for _, l := range s.listeners {
-			if err := next.mayListen(l.role, l.Addr()); err != nil {
-				return err
-			}
+	// Else it could be open to everybody from now on. What counts is what will be in
+	// force, and but for the tokens that is what was: the rest takes a restart.
+	inForce := *s.Config
+	inForce.Tokens = next.Tokens
+	for _, l := range s.listeners {
+		if err := inForce.mayListen(l.role, l.Addr()); err != nil {
+			return err
 		}
 	}
 	access, err := next.access()
