@@ -96,6 +96,7 @@ func TestServeUnderSystemd(t *testing.T) {
 	p.signal(syscall.SIGHUP)
 	m.hears("RELOADING=1")
 	m.hears("READY=1")
+	p.logs("no setting has changed") // systemd's sockets in place of the defaults are no change
 	p.signal(syscall.SIGTERM)
 	m.hears("STOPPING=1")
 	if status := p.wait(); status != 0 {

@@ -100,6 +100,28 @@ func TestServeReload(t *testing.T) {
 	p.logs(`msg="state server stopping" drain=10s`) // what the last file has, which is nothing
 }
 
+// What a reload says of a store has no password in it.
+func TestServeReloadsNoSecrets(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "holdfast.yaml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("data: " + filepath.Join(dir, "data") + "\n")
+	p := start(t, "serve", "--listen", "127.0.0.1:0", "--config", file)
+	p.ready(ready)
+	write("store: postgres://holdfast:geheim@db/sessions\n")
+	p.signal(syscall.SIGHUP)
+	p.logs(`this takes a restart" setting=store is="" "will be"=postgres://…@db/sessions`)
+	p.stop()
+	if log := p.stderr.String(); strings.Contains(log, "geheim") {
+		t.Errorf("the password is in the log: %s", log)
+	}
+}
+
 // Tokens come and go with a reload, but the last one stays where else everybody could
 // come in.
 func TestServeReloadsTokens(t *testing.T) {

@@ -14,7 +14,6 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/holdfast-session/holdfast/internal/edits"
-	"github.com/holdfast-session/holdfast/mode"
 	"github.com/holdfast-session/holdfast/stateserver"
 )
 
@@ -289,8 +288,8 @@ func (c *Config) WriteTo(w io.Writer) (int64, error) {
 	c.set.SortFlags = false // as they were added: what belongs together
 	c.set.VisitAll(func(f *pflag.Flag) {
 		value := &yaml.Node{Kind: yaml.ScalarNode, Value: f.Value.String()}
-		if f.Name == "store" && value.Value != "" {
-			value.Value = mode.Redact(value.Value)
+		if f.Name == "store" {
+			value.Value = redacted(value.Value)
 		}
 		if all, ok := f.Value.(pflag.SliceValue); ok {
 			value = &yaml.Node{Kind: yaml.SequenceNode, Style: yaml.FlowStyle}

@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"github.com/spf13/pflag"
+
+	"github.com/holdfast-session/holdfast/mode"
 )
 
 // reload reads the configuration again and applies what can be changed in a running
@@ -58,18 +60,24 @@ func (s *Server) tryReload() error {
 		if err != nil || f.Value.String() == to.String() {
 			return
 		}
+		if s.Config.from[f.Name] == fromDefault && next.from[f.Name] == fromDefault {
+			return // what systemd passed on in its place, or what goes with another setting
+		}
 		changed++
-		before := f.Value.String()
+		before, after := f.Value.String(), to.String()
+		if f.Name == "store" { // which may have a password
+			before, after = redacted(before), redacted(after)
+		}
 		isFile := slices.Contains([]string{"tls-cert", "tls-key", "tls-client-ca"}, f.Name)
 		if !slices.Contains(live, f.Name) && !(isFile && sameTLS) {
-			s.Log.Warn("reload: this takes a restart", "setting", f.Name, "is", before, "will be", to.String())
+			s.Log.Warn("reload: this takes a restart", "setting", f.Name, "is", before, "will be", after)
 			return
 		}
 		if err = take(f.Value, to); err != nil {
 			err = fmt.Errorf("%s: %w", f.Name, err)
 			return
 		}
-		s.Log.Info("reload: changed", "setting", f.Name, "from", before, "to", to.String())
+		s.Log.Info("reload: changed", "setting", f.Name, "from", before, "to", after)
 	})
 	if err != nil {
 		return err
@@ -84,4 +92,12 @@ func (s *Server) tryReload() error {
 	}
 	s.Level.Set(s.Config.LogLevel)
 	return nil
+}
+
+// redacted is a store as the log may have it.
+func redacted(spec string) string {
+	if spec == "" {
+		return ""
+	}
+	return mode.Redact(spec)
 }
