@@ -62,6 +62,10 @@ func (c *Client) repeat(ctx context.Context, id store.ID, x *exchange) (answer, 
 			var a answer
 			if a, l, err = c.attempt(ctx, deadline, x); err == nil {
 				c.breaker.withdrew(probe) // if heard has not ended that
+				if unsure && !a.foreign && !x.settledBy(a.status) {
+					err = fmt.Errorf("a reply was lost, and the call repeated is answered %d", a.status)
+					return answer{}, c.giveUp(ctx, loss{}, id, &x.call, true, err)
+				}
 				return a, nil
 			}
 			c.blame(ctx, x, l, probe, err)
@@ -86,6 +90,20 @@ func (c *Client) repeat(ctx context.Context, id store.ID, x *exchange) (answer, 
 			x.wait = max(wait-time.Since(start), time.Millisecond)
 		}
 	}
+}
+
+// settledBy reports whether an answer of that status to a repeat of q, whose reply was
+// lost, tells what became of q, too. Else only the caller can find that out, who has to
+// know that there was a call before: a change that is refused may have been made and
+// others have come since, or it was made and is what it is refused for.
+func (q *call) settledBy(status int) bool {
+	switch {
+	case status == statusOK:
+		return true
+	case q.exclusive != exclusiveNone: // a lock is had or not
+		return status == statusNotFound || status == statusLocked
+	}
+	return q.method != methodPut && q.method != methodDelete
 }
 
 // blame tells the breaker what came of an attempt that has no answer.

@@ -103,7 +103,8 @@ type ClientOptions struct {
 //
 // A call whose reply was lost is repeated with the same tokens, on another
 // connection, until there is an answer or its time is over; then its error is
-// [store.ErrUnsure]. A server that cannot be reached is tried again for a while
+// [store.ErrUnsure]. So it is if the repeat of a change is refused, which says nothing
+// of the call before. A server that cannot be reached is tried again for a while
 // ([ClientOptions.OpenAfter]); after that, calls under way end, and others fail at
 // once with [store.ErrUnavailable] until it is back.
 //

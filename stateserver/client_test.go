@@ -73,9 +73,98 @@ func TestRepliesLost(t *testing.T) {
 	if got.Locked || got.History[0] == 0 || got.History[1] != 0 {
 		t.Errorf("after one Create and one Save: %+v", got)
 	}
+	// That there is no session is no answer to whether this call has ended it.
 	f.lose.Store(1)
-	if err := c.Remove(ctx, shopID, store.Lock{}, store.Reason{Kind: store.Abandoned}); !errors.Is(err, store.ErrNotFound) {
-		t.Errorf("Remove, repeated: %v; want ErrNotFound", err)
+	for _, want := range []error{store.ErrUnsure, store.ErrNotFound} {
+		if err := c.Remove(ctx, shopID, store.Lock{}, store.Reason{Kind: store.Abandoned}); !errors.Is(err, want) {
+			t.Errorf("Remove: %v; want %v", err, want)
+		}
+	}
+}
+
+// A hookedStore calls before and after, which may be nil, around calls of Lock, Save and
+// Unlock, by name. An error of before is that of the call.
+type hookedStore struct {
+	store.Store
+	before func(call string) error
+	after  func(call string)
+}
+
+func (s *hookedStore) do(name string, call func() error) error {
+	if s.before != nil {
+		if err := s.before(name); err != nil {
+			return err
+		}
+	}
+	err := call()
+	if s.after != nil {
+		s.after(name)
+	}
+	return err
+}
+
+func (s *hookedStore) Lock(ctx context.Context, id store.ID, o store.LockOptions, rec *store.Record) error {
+	return s.do("Lock", func() error { return s.Store.Lock(ctx, id, o, rec) })
+}
+
+func (s *hookedStore) Save(ctx context.Context, id store.ID, rec *store.Record, next store.Version, hold bool) error {
+	return s.do("Save", func() error { return s.Store.Save(ctx, id, rec, next, hold) })
+}
+
+func (s *hookedStore) Unlock(ctx context.Context, id store.ID, lock store.Lock) error {
+	return s.do("Unlock", func() error { return s.Store.Unlock(ctx, id, lock) })
+}
+
+// TestRefusedRepeatsAreUnsure: a call was made and its reply lost. What the repeat is
+// refused for says nothing of that.
+func TestRefusedRepeatsAreUnsure(t *testing.T) {
+	for _, refusal := range []error{store.ErrUnavailable, store.ErrConflict, store.ErrFull, store.ErrTooLarge, store.ErrNotFound} {
+		for _, name := range []string{"Save", "Lock", "Unlock"} {
+			if name != "Save" && refusal != store.ErrUnavailable {
+				continue // there is no such, or it tells that the lock is nobody's
+			}
+			t.Run(fmt.Sprint(name, refusal), func(t *testing.T) {
+				noLeaks(t)
+				kept, f := inproc.New(nil), new(flakyNet)
+				var calls atomic.Int32
+				s := &hookedStore{
+					Store: kept,
+					before: func(call string) error {
+						if call != name {
+							return nil
+						}
+						if calls.Add(1) == 2 {
+							return refusal
+						}
+						return nil
+					},
+					after: func(call string) {
+						if call == name && calls.Load() == 1 {
+							f.lose.Store(1)
+						}
+					},
+				}
+				c := dial(t, serve(t, &Server{Store: s}), &ClientOptions{DialContext: f.dial})
+				ctx := testContext(t)
+				rec := mustCreate(t, c, shopID, "old")
+				var err error
+				switch name {
+				case "Save":
+					rec.Body = []byte("new")
+					err = c.Save(ctx, shopID, rec, store.NewVersion(), false)
+				case "Lock":
+					err = c.Lock(ctx, shopID, store.LockOptions{Owner: 7, Stale: time.Minute}, rec)
+				case "Unlock":
+					rec = mustLock(t, c, shopID, store.LockOptions{Stale: time.Minute})
+					err = c.Unlock(ctx, shopID, rec.Lock)
+				}
+				if !errors.Is(err, store.ErrUnsure) || errors.Is(err, refusal) {
+					t.Errorf("%v; want ErrUnsure and nothing else", err)
+				}
+				// A lock that it may have got is given back.
+				mustLock(t, c, shopID, store.LockOptions{Wait: limit, Owner: 8})
+			})
+		}
 	}
 }
 

@@ -41,7 +41,9 @@
 // With one limit, that of the history: if four others have saved between a Save
 // whose reply was lost and its repeat, the repeat is refused ([ErrConflict],
 // [ErrLockLost]) although the first was perhaps applied. Load tells: if the version
-// that the Save began with is still [Record.Seen], it was not.
+// that the Save began with is still [Record.Seen], it was not. A store that repeats
+// calls by itself says [ErrUnsure] then, and so where a Remove that it repeats is
+// [ErrNotFound], since its caller does not know that there was a call before.
 //
 // # Durability
 //

@@ -273,7 +273,7 @@ func (s *selection) end(ctx context.Context, w io.Writer) error {
 				if i >= len(all) {
 					return
 				}
-				err := s.client.Remove(ctx, all[i].ID, store.Lock{}, store.Reason{Kind: store.Abandoned})
+				err := s.endOne(ctx, all[i].ID)
 				switch {
 				case err == nil:
 					ended.Add(1)
@@ -291,6 +291,21 @@ func (s *selection) end(ctx context.Context, w io.Writer) error {
 		_, err = fmt.Fprintf(w, "{\"ended\":%d}\n", ended.Load())
 	} else {
 		_, err = fmt.Fprintf(w, "%s ended\n", count(int(ended.Load())))
+	}
+	return err
+}
+
+// endOne ends a session. Where a reply was lost, another call tells that it is gone.
+func (s *selection) endOne(ctx context.Context, id store.ID) (err error) {
+	for range 3 {
+		unsure := errors.Is(err, store.ErrUnsure)
+		err = s.client.Remove(ctx, id, store.Lock{}, store.Reason{Kind: store.Abandoned})
+		if unsure && errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
+		if !errors.Is(err, store.ErrUnsure) {
+			break
+		}
 	}
 	return err
 }
