@@ -183,8 +183,8 @@ func TestMemoryIsGivenBack(t *testing.T) {
 
 func TestFolderInUse(t *testing.T) {
 	inRig(t, Options{SegmentSize: 1 << 20}, limits{}, func(r *rig) {
-		if _, err := open(r.disk, nil); !errors.Is(err, vfs.ErrInUse) {
-			r.Errorf("a second Open: %v; want %v", err, vfs.ErrInUse)
+		if _, err := open(r.disk, nil); !errors.Is(err, ErrInUse) {
+			r.Errorf("a second Open: %v; want %v", err, ErrInUse)
 		}
 	})
 }

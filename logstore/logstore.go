@@ -137,10 +137,14 @@ var (
 	_ store.Lister = (*Store)(nil)
 )
 
+// ErrInUse is the error of [Open] while another has the folder: another process, or
+// another store in this one.
+var ErrInUse = vfs.ErrInUse
+
 // Open opens the store in the folder dir, which it makes if it is not there. A nil o
 // means the defaults.
 //
-// It is an error if another process has the folder open, or if a newer version of this
+// It is an error if another process has the folder open ([ErrInUse]), or if a newer version of this
 // package has written there. Damage is none: Open reports it to the Logger, sessions
 // that were hit have ended as [store.Damaged], and all others are as they were saved.
 func Open(dir string, o *Options) (*Store, error) {

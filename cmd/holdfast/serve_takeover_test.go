@@ -345,6 +345,64 @@ func TestTakeoverThatDies(t *testing.T) {
 	next.stop()
 }
 
+// A new process that dies may leave the folder a moment after its connection: the old
+// one waits for that.
+func TestTakeoverThatDiesWithTheFolder(t *testing.T) {
+	dir := t.TempDir()
+	p := start(t, "serve", "--listen", "127.0.0.1:0", "--data", dir)
+	addr := p.ready(ready)
+	dial(t, addr).wants(put+"hello", http.StatusOK)
+	h := newHeir(t, dir)
+	h.says("takeover")
+	h.hears("listeners")
+	h.says("release")
+	h.hears("released")
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		t.Fatal(err)
+	}
+	h.c.Close()
+	p.logs("the other process still has the folder")
+	f.Close()
+	p.logs("the other process did not take over; serving on")
+	dial(t, addr).wants("GET /app/s1 HTTP/1.1\r\nHost: h\r\n\r\n", http.StatusOK)
+	p.stop()
+}
+
+// Whenever a real one is killed, or told to stop twice, one of the two serves, or has
+// stopped in order.
+func TestTakeoverThatIsKilled(t *testing.T) {
+	for _, signals := range [][]syscall.Signal{{syscall.SIGKILL}, {syscall.SIGTERM, syscall.SIGTERM}} {
+		for range 4 {
+			dir := t.TempDir()
+			p := start(t, "serve", "--listen", "127.0.0.1:0", "--data", dir)
+			p.ready(ready)
+			next := start(t, "serve", "--listen", "127.0.0.1:0", "--data", dir, "--takeover")
+			p.logs("the folder is free for the other process")
+			for _, s := range signals {
+				if err := next.cmd.Process.Signal(s); err != nil {
+					break // it has ended already
+				}
+			}
+			next.wait()
+			eventually(t, "the old one knows", func() bool {
+				log := p.stderr.String()
+				return strings.Contains(log, "handed over") || strings.Contains(log, "serving on") || strings.Contains(log, "cannot be had back")
+			})
+			if strings.Contains(p.stderr.String(), "handed over") {
+				if status := p.wait(); status != 0 {
+					t.Errorf("status %d", status)
+				}
+				continue
+			}
+			p.stop()
+		}
+	}
+}
+
 // One that does not answer is left alone.
 func TestTakeoverFromOneThatHangs(t *testing.T) {
 	dir := t.TempDir()

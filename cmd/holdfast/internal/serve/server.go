@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/holdfast-session/holdfast/internal/certs"
+	"github.com/holdfast-session/holdfast/logstore"
 	"github.com/holdfast-session/holdfast/mode"
 	"github.com/holdfast-session/holdfast/stateserver"
 )
@@ -68,7 +69,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	}
 	defer func() {
 		s.closeListeners()
-		if heir != nil {
+		if heir != nil && !errors.Is(err, errHurried) { // who hurries has the folder for as long as it lives
 			heir.cancel()
 		}
 	}()
@@ -141,6 +142,8 @@ func (s *Server) open(ctx context.Context) (*succession, error) {
 	return heir, err
 }
 
+var errHurried = errors.New("stopped while the store was being opened; nothing in it has changed")
+
 // openEngine opens the store. Who hurries does not wait for it.
 func (s *Server) openEngine() error {
 	start := time.Now()
@@ -166,9 +169,32 @@ func (s *Server) openEngine() error {
 		s.Log.Info("the store is open", attrs...)
 		return nil
 	case <-s.Hurry:
-		return errors.New("stopped while the store was being opened; nothing in it has changed")
+		return errHurried
 	}
 }
+
+// reopenEngine opens the store that a successor has left. A process that dies may leave
+// the connection, which tells of it, a little before the folder.
+func (s *Server) reopenEngine(ctx context.Context) error {
+	until := time.Now().Add(leftWithin)
+	for told := false; ; told = true {
+		err := s.openEngine()
+		if !errors.Is(err, logstore.ErrInUse) || time.Now().After(until) {
+			return err
+		}
+		if !told {
+			s.Log.Warn("the other process still has the folder; trying again", "err", err)
+		}
+		select {
+		case <-time.After(leftWithin / 200):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// leftWithin is how long a process may take to end once it has given up.
+const leftWithin = 10 * time.Second
 
 func (s *Server) closeEngine() error {
 	start := time.Now()
@@ -450,7 +476,10 @@ func (s *Server) handOver(ctx context.Context, b *bequest) (gone bool, err error
 			s.left(over)
 			return true, nil
 		}
-		if err := s.openEngine(); err != nil {
+		switch err := s.reopenEngine(ctx); {
+		case errors.Is(err, context.Canceled): // told to stop meanwhile; everything is on disk
+			return true, nil
+		case err != nil:
 			return false, fmt.Errorf("process %d did not take over (%w), and the folder cannot be had back: %w", b.pid, gaveUp, err)
 		}
 	}
