@@ -150,21 +150,37 @@ func TestTokensOnTheWire(t *testing.T) {
 			t.Errorf("%s: %s; want %s", tc.name, got, tc.want)
 		}
 	}
-	// A body is not waited for.
-	w.send(lines("", "PUT /a HTTP/1.1", "Holdfast: 1", "Content-Length: 1000000"))
+	// A body is not waited for, however the head comes.
+	put := lines("", "PUT /a HTTP/1.1", "Holdfast: 1", "Content-Length: 1000000")
+	w.send(put)
 	if got := status(w.receive(methodPut)); got != "401 Unauthorized" {
 		t.Errorf("a large body without a token: %s; want 401", got)
 	}
 	w.Conn.(*net.TCPConn).CloseWrite()
 	w.ends()
+	split := func(addr string, s *Server) string {
+		w := connect(t, addr)
+		before := s.Stats().BytesIn
+		w.send(put[:20])
+		waitFor(t, "the head's beginning to be read", func() bool { return s.Stats().BytesIn == before+20 })
+		w.send(put[20:])
+		return status(w.receive(methodPut))
+	}
+	if got := split(addr, s); got != "401 Unauthorized" {
+		t.Errorf("a large body without a token, the head in two pieces: %s; want 401", got)
+	}
+	closed := &Server{Store: inproc.New(nil), Access: Access{Allow: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}}
+	if got := split(serve(t, closed), closed); got != "403 Forbidden" {
+		t.Errorf("a large body on a connection that is refused, the head in two pieces: %s; want 403", got)
+	}
 	if n := log.count("refused", "why=token"); n != 1 {
 		t.Errorf("%d lines in the log; want one:\n%s", n, log)
 	}
 	if strings.Contains(log.String(), "0123456789abcdef") {
 		t.Errorf("a secret is in the log:\n%s", log)
 	}
-	if got := s.Stats().Refused["token"]; got != 7 {
-		t.Errorf("%d refusals were counted; want 7", got)
+	if got := s.Stats().Refused["token"]; got != 8 {
+		t.Errorf("%d refusals were counted; want 8", got)
 	}
 }
 

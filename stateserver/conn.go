@@ -84,6 +84,7 @@ type conn struct {
 	grantKeys []byte
 
 	partial    bool  // the read deadline is that of a request that has begun
+	expected   bool  // its body may be made, see expect
 	readUntil  int64 // the deadlines, by Server.nanos; 0 for none
 	writeUntil int64
 }
@@ -161,7 +162,7 @@ func (c *conn) deal(waits bool) bool {
 			return true
 		case err == nil:
 			c.r += n
-			c.partial = false
+			c.partial, c.expected = false, false
 			c.handle()
 			if c.held > 0 || cap(c.rec.Body) > keepBuffer {
 				c.letGo()
@@ -172,7 +173,7 @@ func (c *conn) deal(waits bool) bool {
 		case err != errShort:
 			c.refuse(err)
 			c.counters.requests[callUnknown][c.outcome].Add(1)
-		case c.req.want > 0 && !c.partial && !c.expect():
+		case c.req.want > 0 && !c.expected && !c.expect():
 			c.counters.requests[callUnknown][c.outcome].Add(1)
 		default:
 			return c.flush() && c.err == nil
@@ -205,6 +206,7 @@ func (c *conn) expect() bool {
 		c.deny(why)
 		c.hangUp = true
 	}
+	c.expected = ok
 	return ok
 }
 
