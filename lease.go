@@ -116,7 +116,7 @@ func (s *Session) renewLease() {
 	defer cancel()
 	var rec store.Record
 	err := m.repeat(ctx, onlyUnsure, func(ctx context.Context) error {
-		return m.store.Lock(ctx, s.key, store.LockOptions{Owner: s.rec.Lock.Owner, Stale: m.o.LockTimeout}, &rec)
+		return m.store.Lock(ctx, s.key, store.LockOptions{Owner: s.rec.Lock.Owner, Stale: m.o.LockTimeout, Renew: true}, &rec)
 	})
 	switch {
 	case err == nil && rec.Version == s.rec.Version:

@@ -129,7 +129,7 @@ func (c *Client) giveUp(ctx context.Context, l loss, id store.ID, q *call, unsur
 	if !unsure {
 		return c.failed(store.ErrUnavailable, err)
 	}
-	if q.exclusive == exclusiveAcquire {
+	if q.takes() {
 		c.takeBack(l, id, q.lock.Owner)
 	}
 	return c.failed(store.ErrUnsure, err)
@@ -291,7 +291,7 @@ func (c *Client) exchange(ctx context.Context, deadline time.Time, cn *clientCon
 	}
 	if err != nil {
 		l := loss{reached: sent || cn.used, sent: sent, used: cn.used}
-		if sent && x.exclusive == exclusiveAcquire && (ctx.Err() != nil || isTimeout(err)) {
+		if sent && x.takes() && (ctx.Err() != nil || isTimeout(err)) {
 			l.conn = cn
 		}
 		return answer{}, l, err

@@ -295,7 +295,7 @@ func (c *Client) Lock(ctx context.Context, id store.ID, o store.LockOptions, rec
 	defer near.Unpin()
 	q := &call{
 		method: methodGet, exclusive: exclusiveAcquire,
-		lock: store.Lock{Owner: o.Owner}, stale: o.Stale, out: rec, near: near,
+		lock: store.Lock{Owner: o.Owner}, stale: o.Stale, hold: o.Renew, out: rec, near: near,
 	}
 	a, err := c.do(ctx, id, q)
 	if err == nil && a.status == statusLocked && !a.foreign && o.Wait > 0 {

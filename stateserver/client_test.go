@@ -330,6 +330,48 @@ func TestLockCancelled(t *testing.T) {
 	})
 }
 
+// TestRenewalCancelled: a renewal that is given up leaves the lock with who has it.
+func TestRenewalCancelled(t *testing.T) {
+	for _, name := range []string{"on a connection that is shared", "on a new one"} {
+		t.Run(name, func(t *testing.T) {
+			noLeaks(t)
+			kept := inproc.New(nil)
+			renewed, release := make(chan struct{}), make(chan struct{})
+			var calls atomic.Int32
+			s := &hookedStore{Store: kept, after: func(call string) {
+				if call == "Lock" && calls.Add(1) == 2 {
+					close(renewed)
+					<-release
+				}
+			}}
+			addr := serve(t, &Server{Store: s})
+			c := dial(t, addr, &ClientOptions{Conns: 1})
+			mustCreate(t, c, shopID, "")
+			held := mustLock(t, c, shopID, store.LockOptions{Owner: 7, Stale: time.Minute})
+			if name == "on a new one" {
+				c = dial(t, addr, nil)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			got := make(chan error)
+			go func() {
+				got <- c.Lock(ctx, shopID, store.LockOptions{Owner: 7, Stale: time.Minute, Renew: true}, new(store.Record))
+			}()
+			<-renewed
+			cancel()
+			if err := <-got; !errors.Is(err, store.ErrUnsure) {
+				t.Errorf("Lock: %v; want ErrUnsure", err)
+			}
+			if c.takings.Load() != 0 {
+				t.Error("the lock is being taken back")
+			}
+			close(release)
+			if now := mustLoad(t, c, shopID); !now.Locked || now.Lock.Cookie != held.Lock.Cookie {
+				t.Errorf("the lock is %+v; want %+v", now.Lock, held.Lock)
+			}
+		})
+	}
+}
+
 // TestWaitsDoNotStarve: those who wait for a lock do not take the connections that
 // its holder needs.
 func TestWaitsDoNotStarve(t *testing.T) {

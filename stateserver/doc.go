@@ -51,6 +51,7 @@
 //	Lock     GET, Exclusive: acquire, Lock-Token: owner   200 record; 304 as above, and locked;
 //	         [Prefer: wait=seconds]                       404; 423 with LockCookie,
 //	         [Holdfast-Stale: seconds]                    LockAge: seconds, Lock-Token
+//	         [Holdfast-Hold: 1, to renew]
 //	         [If-None-Match: version]
 //	Create   PUT, If-None-Match: *,                       200 ETag: version [LockCookie]; 412 exists;
 //	         Idempotency-Key: version, fields, body       413 too large; 507 full
@@ -84,7 +85,8 @@
 // A Lock that waits is withdrawn by closing the connection, at least its sending
 // half. What was sent before that is still done, so that a client which sends the
 // release along knows that it holds nothing afterwards. One that does not wait is
-// withdrawn by a release sent behind it.
+// withdrawn by a release sent behind it. One that renews is not given back where its
+// answer cannot be delivered, as others are.
 //
 // # Lists and ends
 //

@@ -132,7 +132,7 @@ func (c *conn) handleMarked(id store.ID) {
 }
 
 func (c *conn) handleLock(id store.ID) {
-	o := store.LockOptions{Owner: c.req.owner, Stale: c.req.stale}
+	o := store.LockOptions{Owner: c.req.owner, Stale: c.req.stale, Renew: c.req.hold}
 	if o.Owner == 0 {
 		c.refuse(errMissing)
 		return
@@ -156,11 +156,17 @@ func (c *conn) handleLock(id store.ID) {
 			return
 		}
 	}
+	if err == nil && o.Renew && !c.holdAnswer(len(c.rec.Body)) {
+		c.s.refused(c, refusedMemory)
+		c.fail(statusUnsure, errMemory.Error()) // for it is renewed
+		return
+	}
 	sent := c.answerRecord(err)
 	switch {
-	case err == nil && !sent:
+	case err != nil || o.Renew: // which is the peer's, with or without this answer
+	case !sent:
 		c.giveBack(id, o.Owner)
-	case err == nil:
+	default:
 		c.granted(o.Owner)
 	}
 }

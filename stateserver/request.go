@@ -118,16 +118,21 @@ type call struct {
 	create    bool          // PUT: if there is none
 	match     store.Version // PUT otherwise: if that is its version
 	next      store.Version // PUT: the new version
-	hold      bool
-	always    bool             // DELETE: whoever has the lock
-	why       *store.Reason    // DELETE
-	in        *store.Record    // PUT: what to store
-	out       *store.Record    // what to read a successful answer into
-	near      *nearcache.Entry // GET: what the client has of the session
+	// hold is to keep the lock at a PUT, and to renew the caller's own at an acquire.
+	hold   bool
+	always bool             // DELETE: whoever has the lock
+	why    *store.Reason    // DELETE
+	in     *store.Record    // PUT: what to store
+	out    *store.Record    // what to read a successful answer into
+	near   *nearcache.Entry // GET: what the client has of the session
 
 	// plain leaves the mark out, and with it all that is not in [MS-ASP].
 	plain bool
 }
+
+// takes reports whether q is a Lock of one who does not have the lock: if nobody hears
+// of the grant, it has to be given back.
+func (q *call) takes() bool { return q.exclusive == exclusiveAcquire && !q.hold }
 
 // appendTo writes the request for host, which other lines of the head may follow.
 func (q *call) appendTo(b []byte, host string) []byte {
@@ -201,6 +206,9 @@ func (q *call) appendMarked(b []byte) []byte {
 		b = append(b, "\r\nHoldfast-Stale: "...)
 		b = appendSeconds(b, q.stale)
 	}
+	if q.hold {
+		b = append(b, "\r\nHoldfast-Hold: 1"...)
+	}
 	if q.always {
 		b = append(b, "\r\nIf-Match: *"...)
 	}
@@ -223,9 +231,6 @@ func (q *call) appendMarked(b []byte) []byte {
 	}
 	b = append(b, "\r\nIdempotency-Key: "...)
 	b = appendVersion(b, q.next)
-	if q.hold {
-		b = append(b, "\r\nHoldfast-Hold: 1"...)
-	}
 	return appendRecord(b, q.in, q.create)
 }
 

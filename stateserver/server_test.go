@@ -243,6 +243,45 @@ func TestGrantUndeliverable(t *testing.T) {
 	}
 }
 
+// TestRenewalUndeliverable: who renews a lock has it, whether he hears of that or not.
+func TestRenewalUndeliverable(t *testing.T) {
+	renewal := lines("", "GET "+target+" HTTP/1.1", "Holdfast: 1", "Exclusive: acquire", "Lock-Token: 0000000000000002", "Holdfast-Hold: 1")
+	o := store.LockOptions{Owner: 2}
+	t.Run("gone", func(t *testing.T) {
+		kept := inproc.New(nil)
+		mustCreate(t, kept, targetID, "")
+		held := mustLock(t, kept, targetID, o)
+		renewed, gone := make(chan struct{}), make(chan struct{})
+		s := &Server{Store: &slowStore{Store: kept, before: func() { close(renewed); <-gone }}}
+		w := connect(t, serve(t, s))
+		w.send(renewal)
+		<-renewed
+		w.Conn.(*net.TCPConn).SetLinger(0)
+		w.Close()
+		close(gone)
+		waitFor(t, "the connection's end", func() bool { return s.Stats().Conns == 0 })
+		if now := mustLoad(t, kept, targetID); !now.Locked || now.Lock.Cookie != held.Lock.Cookie {
+			t.Errorf("after a renewal by one who is gone: %+v", now)
+		}
+	})
+	t.Run("no memory", func(t *testing.T) {
+		kept := inproc.New(nil)
+		mustCreate(t, kept, targetID, strings.Repeat("x", freeBuffer+1))
+		mustLock(t, kept, targetID, o)
+		s := &Server{Store: kept, MaxBuffered: 100 << 10}
+		addr := serve(t, s)
+		big := connect(t, addr)
+		big.send(lines(strings.Repeat("y", 80<<10), "PUT /other HTTP/1.1", "Content-Length: 100000"))
+		waitFor(t, "a large request", func() bool { return s.Stats().Buffered > 90000 })
+		if got := status(connect(t, addr).ask("", strings.TrimSuffix(renewal, "\r\n\r\n"))); got != "504 Gateway Timeout" {
+			t.Errorf("%s; want 504, since it is renewed", got)
+		}
+		if now := mustLoad(t, kept, targetID); !now.Locked {
+			t.Error("the lock was taken from who has it")
+		}
+	})
+}
+
 // A slowStore holds the reply of the first Lock back.
 type slowStore struct {
 	store.Store

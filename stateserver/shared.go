@@ -355,7 +355,7 @@ func (cn *sharedConn) leave(x *exchange, why error) error {
 		cn.err = errStalled
 		cn.c.shared.remove(cn)
 	}
-	if x.held = x.exclusive == exclusiveAcquire && !cn.down; x.held {
+	if x.held = x.takes() && !cn.down; x.held {
 		cn.holds++
 	}
 	if cn.leader == x {

@@ -81,6 +81,11 @@ type LockOptions struct {
 	// any time during the wait; 0 never takes one over. It is the lock timeout of
 	// the caller, so it also bounds how soon a session may expire under its lock.
 	Stale time.Duration
+
+	// Renew says that the caller has the lock, as Owner, and only renews it. It is a
+	// Lock like others, but what is granted stays with the caller whatever becomes of
+	// the call: that its reply was lost must not take the lock away from who has it.
+	Renew bool
 }
 
 // A Store keeps sessions. Its methods are safe for concurrent use, and each is
@@ -117,7 +122,8 @@ type Store interface {
 	//     anyone); then a [*LockedError] that names the holder's lock and its age.
 	//   - Absent, or removed while waiting: [ErrNotFound].
 	//   - ctx ended, or the grant cannot be delivered to the caller: given back,
-	//     so that nobody waits for a lock that nobody knows to hold.
+	//     so that nobody waits for a lock that nobody knows to hold; not so with
+	//     o.Renew, whose caller knows.
 	//
 	// A wait is served without polling by the caller.
 	Lock(ctx context.Context, id ID, o LockOptions, rec *Record) error

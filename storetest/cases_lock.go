@@ -202,6 +202,7 @@ func lockRenewed(c *trial) {
 	other := store.LockOptions{Owner: store.NewOwner(), Stale: short}
 	for range 4 {
 		c.advance(short * 6 / 10)
+		o.Renew = !o.Renew // with or without it
 		again := c.lockAs(s, id, o)
 		if again.Lock != first.Lock {
 			c.Fatalf("Lock by its owner: %+v; want the same lock, %+v", again.Lock, first.Lock)
