@@ -40,8 +40,8 @@ type Access struct {
 	// MaxConns is how many connections one address may have at a time, Rate how many
 	// requests a second, in bursts of up to Burst, and MaxWaits how many requests may
 	// wait for a lock at a time; a new connection counts as ten requests. 0 means no
-	// limit, and of Burst one second's worth. All of an IPv6 network of 64 bits count as
-	// one address, and so do all unix sockets.
+	// limit, and of Burst one second's worth, but at least a connection and a request. All
+	// of an IPv6 network of 64 bits count as one address, and so do all unix sockets.
 	//
 	// Who exceeds Rate is slowed down, and refused only where that is not enough.
 	MaxConns int
@@ -163,6 +163,9 @@ func compile(a *Access) (*rules, error) {
 		if a.Burst > 0 {
 			r.burst = r.interval * int64(a.Burst)
 		}
+		// With less, a connection would have to wait for its own tokens for longer than
+		// anything is held back, and nobody could ever come in.
+		r.burst = max(r.burst, (connCost+1)*r.interval)
 	}
 	return r, nil
 }

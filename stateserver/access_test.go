@@ -419,6 +419,28 @@ func TestRate(t *testing.T) {
 	})
 }
 
+// TestLowRate: however low the rate is, who keeps to it gets in and is served.
+func TestLowRate(t *testing.T) {
+	for _, a := range []Access{{Rate: 4}, {Rate: 0.5}, {Rate: 4, Burst: 1}} {
+		synctest.Test(t, func(t *testing.T) {
+			kept := inproc.New(nil)
+			defer kept.Close()
+			net := newPipes()
+			s := &Server{Store: kept, AllowRemote: true, Access: a}
+			serve(t, s, net)
+			for range 3 {
+				start := time.Now()
+				w := net.from(t, "10.0.0.1")
+				if got := status(w.ask("", "HEAD /a HTTP/1.1", "Holdfast: 1")); got != notFound || time.Since(start) > maxPause {
+					t.Errorf("%+v: %s after %v; want 404 in a second", a, got, time.Since(start))
+				}
+				w.Close()
+				<-time.After(time.Duration((connCost + 1) / a.Rate * float64(time.Second)))
+			}
+		})
+	}
+}
+
 // TestTrustedHasNoLimits: limits are for those who are not named.
 func TestTrustedHasNoLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
