@@ -75,7 +75,8 @@ type Server struct {
 	MaxBuffered int64
 
 	// MaxConns is how many connections are served at a time, 0 for no limit. Those
-	// past it wait, unaccepted, for one to end.
+	// past it wait, unaccepted, for one to end; of several listeners each may have
+	// accepted one that waits.
 	MaxConns int
 
 	// ReadTimeout ends a connection that takes longer to send a request that it has
@@ -244,20 +245,21 @@ func (s *Server) Serve(l net.Listener) error {
 	}()
 	var pause time.Duration
 	for {
-		if s.slots != nil {
-			select {
-			case s.slots <- struct{}{}:
-			case <-s.waiting.Done():
-				return ErrServerClosed
-			}
+		// A slot that was kept while nobody comes here would be missing elsewhere.
+		if !s.slot() {
+			return ErrServerClosed
 		}
+		s.release()
 		nc, err := l.Accept()
 		if err == nil {
 			pause = 0
+			if !s.slot() { // another listener has had it meanwhile
+				nc.Close()
+				return ErrServerClosed
+			}
 			s.serveConn(nc)
 			continue
 		}
-		s.release()
 		if s.draining.Load() {
 			return ErrServerClosed
 		}
@@ -358,6 +360,24 @@ func (s *Server) answersDenial(c *conn, r *rules) bool {
 	case s.denials <- struct{}{}:
 		return true
 	default:
+		return false
+	}
+}
+
+// slot takes a slot, waiting for one, and reports false if the server shuts down.
+func (s *Server) slot() bool {
+	if s.slots == nil {
+		return true
+	}
+	select {
+	case s.slots <- struct{}{}:
+		return true
+	default:
+	}
+	select {
+	case s.slots <- struct{}{}:
+		return true
+	case <-s.waiting.Done():
 		return false
 	}
 }

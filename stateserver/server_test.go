@@ -415,6 +415,46 @@ func TestMaxConns(t *testing.T) {
 	}
 }
 
+// TestMaxConnsOfListeners: a listener at which nobody connects takes no place from others.
+func TestMaxConnsOfListeners(t *testing.T) {
+	s := &Server{Store: inproc.New(nil), MaxConns: 1}
+	addrs := []string{serve(t, s), serve(t, s)}
+	for range 3 {
+		for _, addr := range addrs {
+			w := connect(t, addr)
+			if got := status(w.ask("", "HEAD /a HTTP/1.1")); got != notFound {
+				t.Errorf("on %s: %s", addr, got)
+			}
+			w.Close()
+		}
+	}
+	// Whoever comes next waits for his turn, wherever he comes.
+	first := connect(t, addrs[0])
+	if got := status(first.ask("", "HEAD /a HTTP/1.1")); got != notFound {
+		t.Error(got)
+	}
+	others := []*wire{connect(t, addrs[0]), connect(t, addrs[1])}
+	for _, w := range others {
+		w.send(lines("", "HEAD /a HTTP/1.1"))
+	}
+	if got := status(first.ask("", "HEAD /a HTTP/1.1")); got != notFound || s.Stats().Conns != 1 {
+		t.Errorf("%s, with %d connections; want 404, and no other connection", got, s.Stats().Conns)
+	}
+	first.Close()
+	done := make(chan string)
+	for _, w := range others {
+		go func() {
+			done <- status(w.receive(methodHead))
+			w.Close()
+		}()
+	}
+	for range others {
+		if got := <-done; got != notFound {
+			t.Error(got)
+		}
+	}
+}
+
 func TestUnixSocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s.sock")
 	// What a server that was killed leaves behind.
