@@ -40,6 +40,11 @@ func (c *conn) handleOld(id store.ID) {
 		return
 	}
 	c.fresh = false
+	c.answerOld(c.settleOld(id)) // which may have to wait for the peer, and nobody else has to
+}
+
+// settleOld does what the request asks for, so that one moment justifies the answer.
+func (c *conn) settleOld(id store.ID) error {
 	if c.s.Exact {
 		m := c.s.stripe(c.key)
 		m.Lock()
@@ -47,13 +52,11 @@ func (c *conn) handleOld(id store.ID) {
 	}
 	for range maxTries {
 		err := c.tryOld(id)
-		if errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrLockLost) || errors.Is(err, store.ErrExists) {
-			continue
+		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrLockLost) && !errors.Is(err, store.ErrExists) {
+			return err
 		}
-		c.answerOld(err)
-		return
 	}
-	c.answerOld(errBusy)
+	return errBusy
 }
 
 // tryOld does what the request asks for, once. It may find that somebody else came

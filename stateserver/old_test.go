@@ -477,3 +477,23 @@ func TestExactPut(t *testing.T) {
 	}
 	o.is("400 Bad Request", o.get("Exclusive: release"))
 }
+
+// TestExactSlowReader: one who does not read his answer keeps nobody else from the
+// session.
+func TestExactSlowReader(t *testing.T) {
+	kept := inproc.New(nil)
+	defer kept.Close()
+	mustCreate(t, kept, targetID, strings.Repeat("x", 2*keepBuffer))
+	net := newPipes()
+	serve(t, &Server{Store: kept, Exact: true, WriteTimeout: -1}, net)
+	slow := net.connect(t)
+	slow.send("GET " + target + " HTTP/1.1\r\n\r\n")
+	if _, err := slow.Read(make([]byte, 1)); err != nil { // and no more
+		t.Fatal(err)
+	}
+	other := net.connect(t)
+	other.SetDeadline(time.Now().Add(limit))
+	if got := status(other.ask("", "HEAD "+target+" HTTP/1.1")); got != ok {
+		t.Errorf("another gets %s", got)
+	}
+}
