@@ -318,7 +318,10 @@ func (c *conn) finish(body string) {
 	c.out = append(c.out, "\r\n\r\n"...)
 	if len(body) <= keepBuffer {
 		c.out = append(c.out, body...)
-	} else if c.flush() {
+		return
+	}
+	c.now = c.s.nanos() // the store may have taken its time, and the peer's begins now
+	if c.flush() {
 		c.write(unsafe.Slice(unsafe.StringData(body), len(body)))
 	}
 }

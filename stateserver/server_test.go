@@ -398,6 +398,31 @@ type remoteConn struct{ net.Conn }
 
 func (remoteConn) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(10, 0, 0, 9), Port: 1} }
 
+// TestLongWaitOfALargeSession: the time to read an answer begins with the answer, also
+// after a wait that is longer.
+func TestLongWaitOfALargeSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kept := inproc.New(nil)
+		defer kept.Close()
+		net := newPipes()
+		serve(t, &Server{Store: kept}, net)
+		mustCreate(t, kept, targetID, strings.Repeat("x", 2*keepBuffer))
+		held := mustLock(t, kept, targetID, store.LockOptions{})
+		w := net.connect(t)
+		if got := status(w.ask("", "HEAD "+target+" HTTP/1.1", "Holdfast: 1")); got != ok {
+			t.Error(got)
+		}
+		w.send(lockLine(2))
+		<-time.After(DefaultWriteTimeout * 9 / 5) // the HEAD's is over
+		if err := kept.Unlock(t.Context(), targetID, held.Lock); err != nil {
+			t.Fatal(err)
+		}
+		if answer := w.receive(methodGet); status(answer) != ok || len(answer) < 2*keepBuffer {
+			t.Errorf("%s, %d bytes", status(answer), len(answer))
+		}
+	})
+}
+
 func TestMaxConns(t *testing.T) {
 	addr := serve(t, &Server{Store: inproc.New(nil), MaxConns: 1})
 	first := connect(t, addr)
