@@ -424,7 +424,7 @@ func (c *Client) withdraw(l loss, id store.ID, owner uint64) bool {
 		defer c.free(x)
 		x.started, x.limited, x.held = time.Now(), false, true
 		ok, err := l.shared.roundTrip(c.ctx, deadline, x)
-		return ok && err == nil
+		return ok && err == nil && q.settledBy(x.answer.status)
 	}
 	return false
 }
@@ -452,8 +452,19 @@ func (c *Client) withdrawAlone(cn *clientConn, q *call, deadline time.Time) bool
 	if _, err := cn.nc.Write(q.appendTo(nil, c.head)); err != nil || half.CloseWrite() != nil {
 		return false
 	}
-	_, err := io.Copy(io.Discard, cn.nc)
-	return err == nil
+	rest, err := io.ReadAll(cn.nc)
+	if err != nil {
+		return false
+	}
+	answers := append(cn.in, rest...) // the Lock's, which may have begun to come before, and the release's
+	for range 2 {
+		n, err := cn.resp.parse(answers, methodGet, responseLimits)
+		if err != nil {
+			return false
+		}
+		answers = answers[n:]
+	}
+	return q.settledBy(cn.resp.status)
 }
 
 // unlock gives up the lock of owner, trying for a while.

@@ -330,6 +330,58 @@ func TestLockCancelled(t *testing.T) {
 	})
 }
 
+// TestWithdrawalRefused: a release behind a Lock that was given up is repeated until it
+// is done.
+func TestWithdrawalRefused(t *testing.T) {
+	for _, waits := range []bool{false, true} { // on a connection that is shared, and on one of its own
+		t.Run(fmt.Sprint(waits), func(t *testing.T) {
+			noLeaks(t)
+			kept := watched(inproc.New(nil))
+			granted, release := make(chan struct{}), make(chan struct{})
+			var locks, unlocks atomic.Int32
+			s := &hookedStore{
+				Store: kept,
+				before: func(call string) error {
+					if call == "Unlock" && unlocks.Add(1) == 1 {
+						return store.ErrUnavailable
+					}
+					return nil
+				},
+				after: func(call string) {
+					if call == "Lock" && locks.Add(1) == 1 && !waits {
+						close(granted)
+						<-release
+					}
+				},
+			}
+			c := dial(t, serve(t, &Server{Store: s}), nil)
+			mustCreate(t, c, shopID, "")
+			o := store.LockOptions{Owner: 7, Stale: time.Minute}
+			if waits {
+				mustLock(t, c, shopID, store.LockOptions{Owner: 6})
+				o.Wait = limit
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			got := make(chan error)
+			go func() { got <- c.Lock(ctx, shopID, o, new(store.Record)) }()
+			if waits {
+				<-kept.waiting
+			} else {
+				<-granted
+			}
+			cancel()
+			if err := <-got; !errors.Is(err, store.ErrUnsure) {
+				t.Errorf("Lock: %v; want ErrUnsure", err)
+			}
+			close(release)
+			waitFor(t, "another release", func() bool { return unlocks.Load() == 2 })
+			if !waits {
+				mustLock(t, c, shopID, store.LockOptions{Owner: 8, Wait: limit})
+			}
+		})
+	}
+}
+
 // TestRenewalCancelled: a renewal that is given up leaves the lock with who has it.
 func TestRenewalCancelled(t *testing.T) {
 	for _, name := range []string{"on a connection that is shared", "on a new one"} {
