@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -195,11 +196,11 @@ func TestUnsure(t *testing.T) {
 func TestServerGoneAndBack(t *testing.T) {
 	noLeaks(t)
 	kept := inproc.New(nil)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr := "unix:" + filepath.Join(t.TempDir(), "s.sock") // a port could be another's meanwhile
+	l, err := Listen(addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := l.Addr().String()
 	first := &Server{Store: kept, Logger: quiet}
 	served := make(chan error)
 	go func() { served <- first.Serve(l) }()
@@ -225,7 +226,7 @@ func TestServerGoneAndBack(t *testing.T) {
 	if !errors.Is(err, store.ErrUnavailable) {
 		t.Errorf("Load without a server: %v; want ErrUnavailable", err)
 	}
-	if l, err = net.Listen("tcp", addr); err != nil {
+	if l, err = Listen(addr); err != nil {
 		t.Fatal(err)
 	}
 	serve(t, &Server{Store: kept}, l)
@@ -239,11 +240,11 @@ func TestServerGoneAndBack(t *testing.T) {
 func TestRestartUnseen(t *testing.T) {
 	noLeaks(t)
 	kept := watched(inproc.New(nil))
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr := "unix:" + filepath.Join(t.TempDir(), "s.sock")
+	l, err := Listen(addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := l.Addr().String()
 	first := &Server{Store: kept, Logger: quiet}
 	served := make(chan error)
 	go func() { served <- first.Serve(l) }()
@@ -260,7 +261,7 @@ func TestRestartUnseen(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-served
-	if l, err = net.Listen("tcp", addr); err != nil {
+	if l, err = Listen(addr); err != nil {
 		t.Fatal(err)
 	}
 	serve(t, &Server{Store: kept}, l)
