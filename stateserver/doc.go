@@ -126,9 +126,10 @@
 //	429      if the client's address asks too often, or has too many connections or
 //	         waiting requests; 503 if the server has no memory for one so large
 //
-// and to an old one with 400. It was certainly not applied. Requests that come too
-// fast are first of all delayed. The bodies of requests that are refused are not
-// waited for: that answer ends the connection.
+// and to an old one with 400. It was certainly not applied. The body of a request that
+// is refused for who sends it, or for want of memory, is not waited for: that answer
+// then ends the connection. Requests that come too fast are first of all delayed, and
+// refused once they have been read to their end; the connection goes on.
 //
 // # Old clients
 //
