@@ -473,7 +473,9 @@ func (s *Session) regenerate(ctx context.Context, ch *changes, how ending) error
 		return s.outcome(err)
 	}
 	s.line = store.ID{}
-	m.queue.leave(oldLine)
+	if oldLine.Session != "" { // a lock that came with a Create stands in no line
+		m.queue.leave(oldLine)
+	}
 	s.born(id)
 	s.applied(ch, it)
 	return nil
