@@ -2,6 +2,7 @@ package holdfast
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 )
@@ -73,5 +74,65 @@ func TestRegenerateIDAfterASaveThatCreated(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// When an ID was drawn is kept with the session, so a request that saves twice neither
+// forgets it nor draws another ID at once.
+func TestRenewalKnowsAnIDThatThisRequestDrew(t *testing.T) {
+	inTime(t, &Options{Renewal: time.Minute}, func(t *testing.T, v *visitor) {
+		advance(time.Minute)
+		var saved string
+		v.visit(Exclusive, func(s *Session, _ http.ResponseWriter) {
+			s.RegenerateID()
+			if err := s.Save(t.Context()); err != nil {
+				t.Error(err)
+			}
+			saved = s.ID()
+			mergeHits.Set(s, 2)
+		})
+		if !strings.HasSuffix(v.cookie, "="+saved) {
+			t.Errorf("saved as %q, and the cookie is %q", saved, v.cookie)
+		}
+		v.visit(ReadOnly, func(s *Session, _ http.ResponseWriter) {
+			if got, want := s.now.since, time.Now().Unix(); got != want {
+				t.Errorf("the ID was drawn at %d, want %d", got, want)
+			}
+		})
+	})
+}
+
+// One Save at the end of a request that changed nothing since the last is one too many.
+func TestNothingIsSavedAgainAfterASave(t *testing.T) {
+	defer forgetLive("live-again")()
+	conn := NewLiveKey[string]("live-again")
+	for name, h := range map[string]func(s *Session){
+		"a value":      func(s *Session) { mergeName.Set(s, "bob") },
+		"a live value": func(s *Session) { conn.Set(s, "open") },
+		"a timeout":    func(s *Session) { s.SetTimeout(time.Hour) },
+		"a new ID":     func(s *Session) { s.RegenerateID() },
+	} {
+		inTime(t, &Options{Renewal: time.Hour}, func(t *testing.T, v *visitor) {
+			advance(time.Minute)
+			v.visit(Exclusive, func(s *Session, _ http.ResponseWriter) {
+				h(s)
+				if err := s.Save(t.Context()); err != nil {
+					t.Error(err)
+				}
+				saved := s.rec.Version
+				if err := s.Save(t.Context()); err != nil || s.rec.Version != saved {
+					t.Errorf("%s is saved again: %v", name, err)
+				}
+			})
+		})
+	}
+}
+
+// forgetLive returns what takes a live key out of the program's list again, for other
+// tests, whose stores have no live values.
+func forgetLive(name string) func() {
+	return func() {
+		live.keys = nil
+		delete(declared.keys, name)
 	}
 }

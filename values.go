@@ -260,7 +260,8 @@ func (s *Session) applied(ch *changes, it *items.Item) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.base = it
-	s.kept = ch.now
+	s.kept, s.liveKept = ch.now, ch.live
+	s.now.since = ch.now.since // which is no doing of the handler's
 	if own := ch.now.timeout; own < s.m.o.Timeout {
 		s.m.touch.note(s.key, s.m.interval(own))
 	}
