@@ -364,7 +364,7 @@ func (s *Session) merge(ctx context.Context, ch *changes, it *items.Item) error 
 	}
 	const tries = 3 // a lock that we hold for a moment is hardly ever broken
 	for try := 1; ; try++ {
-		if err := s.relock(ctx); err != nil {
+		if err := s.relock(ctx, ch); err != nil {
 			return err
 		}
 		it, err := ch.over(s.base)
@@ -389,8 +389,8 @@ func (s *Session) merge(ctx context.Context, ch *changes, it *items.Item) error 
 }
 
 // relock locks the session again, which we knew without a lock, and makes what is
-// there now the base.
-func (s *Session) relock(ctx context.Context) error {
+// there now the base. What this request has not changed is for ch, too, as it is there.
+func (s *Session) relock(ctx context.Context, ch *changes) error {
 	key, created := s.key, s.rec.Created
 	if err := s.lock(context.WithoutCancel(ctx), key); err != nil {
 		return s.outcome(err)
@@ -406,6 +406,12 @@ func (s *Session) relock(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.base = base
+	was, is := s.kept, traitsOf(base, s.rec.Subject)
+	ch.now.follow(was, is)
+	s.now.follow(was, is)
+	s.kept = is
+	ch.live = s.live // with those that others have put in
+	ch.traits = ch.now != is || ch.live != s.liveKept
 	return nil
 }
 
@@ -417,7 +423,7 @@ func (s *Session) regenerate(ctx context.Context, ch *changes, how ending) error
 		return ErrHeadersSent
 	}
 	if !s.locked {
-		if err := s.relock(ctx); err != nil {
+		if err := s.relock(ctx, ch); err != nil {
 			return err
 		}
 	}

@@ -65,3 +65,28 @@ func TestLiveValuesAreLostAndSaySo(t *testing.T) {
 	v.visit(Exclusive, func(s *Session, _ http.ResponseWriter) { conn.Set(s, func() {}) })
 	check("with another live value", store.Unknown)
 }
+
+// A merge carries along the live values that another has put in meanwhile, be they the
+// session's first, and adds to them its own.
+func TestMergeKeepsLiveValuesOfOthers(t *testing.T) {
+	defer forgetLive("live-mine")()
+	defer forgetLive("live-other")()
+	mine, other := NewLiveKey[string]("live-mine"), NewLiveKey[string]("live-other")
+	for name, visit := range besides {
+		for _, both := range []bool{false, true} {
+			v := newVisitor(t, nil)
+			w := visit(t, v, func(s *Session) {
+				mergeHits.Set(s, 7)
+				if both {
+					mine.Set(s, "mine")
+				}
+			}, func(s *Session) { other.Set(s, "other") })
+			v.visit(ReadOnly, func(s *Session, _ http.ResponseWriter) {
+				_, ok := mine.Lookup(s)
+				if w.Code != 200 || mergeHits.Get(s) != 7 || other.Get(s) != "other" || ok != both {
+					t.Errorf("%s: %d, hits %d, the other's is %q, ours is there: %v, want %v", name, w.Code, mergeHits.Get(s), other.Get(s), ok, both)
+				}
+			})
+		}
+	}
+}

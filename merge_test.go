@@ -170,6 +170,77 @@ func TestMergeAfterSave(t *testing.T) {
 	})
 }
 
+// besides is what others can save while a request works without the lock: it merges, has
+// released it, or has released it and gets a new ID.
+var besides = map[string]func(t *testing.T, v *visitor, mine, other func(s *Session)) *httptest.ResponseRecorder{
+	"Merge": func(_ *testing.T, v *visitor, mine, other func(s *Session)) *httptest.ResponseRecorder {
+		return v.between(func(*Session) {}, other, mine)
+	},
+	"Release":      afterRelease(false),
+	"RegenerateID": afterRelease(true),
+}
+
+func afterRelease(newID bool) func(t *testing.T, v *visitor, mine, other func(s *Session)) *httptest.ResponseRecorder {
+	return func(t *testing.T, v *visitor, mine, other func(s *Session)) *httptest.ResponseRecorder {
+		return v.visit(Exclusive, func(s *Session, _ http.ResponseWriter) {
+			if err := s.Release(t.Context()); err != nil {
+				t.Error(err)
+			}
+			v.visit(Exclusive, func(s *Session, _ http.ResponseWriter) { other(s) })
+			mine(s)
+			if newID {
+				s.RegenerateID()
+			}
+		})
+	}
+}
+
+// A merge leaves what another has said of the session as it is, unless this request
+// has said something else.
+func TestMergeKeepsWhatOthersSaidOfTheSession(t *testing.T) {
+	for name, visit := range besides {
+		t.Run(name, func(t *testing.T) {
+			v := newVisitor(t, nil)
+			w := visit(t, v, func(s *Session) {
+				mergeHits.Set(s, 7)
+				s.SetTimeout(3 * time.Hour)
+			}, func(s *Session) {
+				s.SetSubject("alice")
+				s.SetTimeout(time.Hour)
+				s.Persist(24 * time.Hour)
+			})
+			v.visit(ReadOnly, func(s *Session, _ http.ResponseWriter) {
+				want := traits{timeout: 3 * time.Hour, subject: "alice", persist: 24 * time.Hour}
+				if w.Code != 200 || mergeHits.Get(s) != 7 || s.now != want {
+					t.Errorf("%d, hits %d, %+v; want %+v", w.Code, mergeHits.Get(s), s.now, want)
+				}
+			})
+			if all, err := v.m.Sessions(t.Context(), "alice"); len(all) != 1 || err != nil {
+				t.Errorf("alice has %d sessions, %v", len(all), err)
+			}
+		})
+	}
+}
+
+// The request itself sees it as it was merged, and its next save changes it no more.
+func TestMergeShowsWhatOthersSaidOfTheSession(t *testing.T) {
+	v := newVisitor(t, nil)
+	w := v.between(func(*Session) {}, func(s *Session) { s.SetSubject("alice") }, func(s *Session) {
+		for i := range 2 {
+			mergeHits.Set(s, i)
+			if err := s.Save(t.Context()); err != nil || s.Subject() != "alice" {
+				t.Errorf("save %d: %v, the subject is %q", i, err, s.Subject())
+			}
+		}
+		s.SetSubject("bob")
+	})
+	v.visit(ReadOnly, func(s *Session, _ http.ResponseWriter) {
+		if w.Code != 200 || s.Subject() != "bob" {
+			t.Errorf("%d, the subject is %q, want bob", w.Code, s.Subject())
+		}
+	})
+}
+
 // An old client of ASP.NET's protocol makes a new session under the ID that was
 // signed out. A request from before must not write into it.
 func TestMergeNeverFollowsANewSessionUnderTheSameID(t *testing.T) {

@@ -83,6 +83,21 @@ type traits struct {
 	since   int64         // when the ID was drawn, in Unix seconds; 0: with the session
 }
 
+// follow takes over from is what another request has made of was, where this one has
+// changed nothing.
+func (t *traits) follow(was, is traits) {
+	if t.timeout == was.timeout {
+		t.timeout = is.timeout
+	}
+	if t.subject == was.subject {
+		t.subject = is.subject
+	}
+	if t.persist == was.persist {
+		t.persist = is.persist
+	}
+	t.since = is.since
+}
+
 // Phases of a session in a request.
 const (
 	idle uint32 = iota
