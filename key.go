@@ -113,8 +113,14 @@ func (k Key[T]) Lookup(s *Session) (T, error) {
 
 // Has reports whether there is a value.
 func (k Key[T]) Has(s *Session) bool {
-	_, ok, err := k.lookup(s)
-	return ok || err != nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.at(k.def.name, k.def)
+	if !c.seen { // else the handler sees no more of it than it has
+		c.show(s)
+	}
+	_, ok, err := s.view(k.def.name)
+	return ok || err != nil || c.live != nil
 }
 
 func (k Key[T]) lookup(s *Session) (v T, ok bool, err error) {
@@ -122,14 +128,9 @@ func (k Key[T]) lookup(s *Session) (v T, ok bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.at(d.name, d)
-	if c.live != nil {
-		if live, ok := c.live.(*T); ok {
-			return *live, true, nil
-		}
-	}
-	if c.op == untouched && !c.seen {
-		c.seen = true
-		c.saw, _, _ = s.base.Get(d.name)
+	c.show(s)
+	if live, ok := c.live.(*T); ok {
+		return *live, true, nil
 	}
 	raw, ok, err := s.view(d.name)
 	if err == nil && ok {
@@ -184,7 +185,7 @@ func (d *definitionOf[T]) assign(s *Session, c *cell, o op, raw items.Value, v T
 func (k Key[T]) Update(s *Session, f func(T) T) {
 	d := k.def
 	for {
-		old, gen, ok := d.current(s)
+		old, raw, gen, ok := d.current(s)
 		if !ok {
 			return
 		}
@@ -204,6 +205,9 @@ func (k Key[T]) Update(s *Session, f func(T) T) {
 			c.fns = append(c.fns, d.updater(f))
 			d.assign(s, c, update, next, v)
 		default:
+			if c.op == untouched && s.cleared == 0 && !c.seen {
+				c.seen, c.saw = true, raw // the lock that protects it may be given up at this moment
+			}
 			d.assign(s, c, set, next, v)
 		}
 		s.mu.Unlock()
@@ -211,31 +215,33 @@ func (k Key[T]) Update(s *Session, f func(T) T) {
 	}
 }
 
-// current returns the value that an Update begins with, and the generation of its
-// cell; not ok if there is an error, which is kept. The application's marshalers
-// may panic in here.
-func (d *definitionOf[T]) current(s *Session) (v T, gen uint32, ok bool) {
+// current returns the value that an Update begins with, as a T and as its bytes, and
+// the generation of its cell; not ok if there is an error, which is kept. The
+// application's marshalers may panic in here.
+func (d *definitionOf[T]) current(s *Session) (v T, raw items.Value, gen uint32, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.writable() {
-		return v, 0, false
+		return v, raw, 0, false
 	}
 	c := s.at(d.name, d)
 	err := c.settle(s) // a change in place counts as a Set
-	var raw items.Value
 	if err == nil {
 		raw, _, err = s.view(d.name)
 	}
 	if live, ok := c.live.(*T); ok {
 		v = *live
+		if c.op == untouched {
+			raw = c.from
+		}
 	} else if err == nil && !raw.IsZero() {
 		v, err = d.codec.Decode(raw)
 	}
 	if err != nil {
 		s.err = fmt.Errorf("holdfast: value %q: %w", d.name, err)
-		return v, 0, false
+		return v, raw, 0, false
 	}
-	return v, c.gen, true
+	return v, raw, c.gen, true
 }
 
 func (d *definitionOf[T]) updater(f func(T) T) updater {
@@ -263,8 +269,7 @@ func (k Key[T]) Delete(s *Session) {
 		return
 	}
 	s.gen++
-	c := s.at(k.def.name, k.def)
-	c.op, c.val, c.live, c.fns, c.gen = remove, items.Value{}, nil, nil, s.gen
+	s.at(k.def.name, k.def).remove(s.gen)
 }
 
 // Take returns the value and deletes it: for messages that are shown once.

@@ -112,6 +112,36 @@ func TestMergeByKey(t *testing.T) {
 			}, addTag("c"), nothing, 200, 1, "ann", 3},
 		{"a Clear clears what came meanwhile too",
 			func(s *Session) { s.Clear(); mergeName.Set(s, "new") }, func(s *Session) { mergeHits.Set(s, 5) }, nothing, 200, 0, "new", 0},
+		{"a Clear of what was read is refused",
+			func(s *Session) { mergeHits.Get(s) }, func(s *Session) { mergeHits.Set(s, 5) }, (*Session).Clear, 409, 5, "ann", 1},
+		{"a Clear of what was read and set is refused",
+			func(s *Session) { mergeHits.Set(s, mergeHits.Get(s)+1) }, func(s *Session) { mergeHits.Set(s, 5) }, (*Session).Clear, 409, 5, "ann", 1},
+		{"a Clear of what was read and others left alone",
+			func(s *Session) { mergeHits.Get(s); mergeTags.Get(s) }, func(s *Session) { mergeName.Set(s, "bob") },
+			func(s *Session) { s.Clear(); mergeHits.Set(s, 3) }, 200, 3, "", 0},
+		{"after a Clear nothing is seen of what was saved",
+			func(s *Session) { s.Clear(); mergeHits.Get(s); mergeTags.Has(s) }, func(s *Session) { mergeHits.Set(s, 5); addTag("b")(s) },
+			func(s *Session) { mergeHits.Set(s, 3) }, 200, 3, "", 0},
+		{"a Set of what an Update showed is refused",
+			func(s *Session) { mergeHits.Update(s, func(n int) int { return n + 1 }); mergeHits.Get(s) },
+			func(s *Session) { mergeHits.Set(s, 5) }, func(s *Session) { mergeHits.Set(s, mergeHits.Get(s)+1) }, 409, 5, "ann", 1},
+		{"a Set of what an Update showed and others left alone",
+			func(s *Session) { mergeHits.Update(s, func(n int) int { return n + 1 }); mergeHits.Get(s) },
+			func(s *Session) { mergeName.Set(s, "bob") }, func(s *Session) { mergeHits.Set(s, mergeHits.Get(s)+1) }, 200, 3, "bob", 1},
+		{"a Set after an Update that showed nothing replaces",
+			func(s *Session) { mergeHits.Update(s, func(n int) int { return n + 1 }) },
+			func(s *Session) { mergeHits.Set(s, 5) }, func(s *Session) { mergeHits.Set(s, 7) }, 200, 7, "ann", 1},
+		{"a Set of what this request has set replaces",
+			func(s *Session) { mergeHits.Set(s, 7) },
+			func(s *Session) { mergeHits.Set(s, 5) }, func(s *Session) { mergeHits.Set(s, mergeHits.Get(s)+1) }, 200, 8, "ann", 1},
+		{"a change in place of what an Update made is a Set",
+			func(s *Session) {
+				mergeTags.Update(s, func(m map[string]int) map[string]int { m["b"]++; return m })
+			}, addTag("c"), addTag("d"), 409, 1, "ann", 2},
+		{"a change in place of what an Update made beside other keys",
+			func(s *Session) {
+				mergeTags.Update(s, func(m map[string]int) map[string]int { m["b"]++; return m })
+			}, func(s *Session) { mergeHits.Set(s, 5) }, addTag("d"), 200, 5, "ann", 3},
 		{"reading alone never conflicts",
 			func(s *Session) { mergeHits.Get(s); mergeTags.Get(s) }, func(s *Session) { mergeHits.Set(s, 5) }, nothing, 200, 5, "ann", 1},
 		{"nothing is saved where one key conflicts",
@@ -293,6 +323,223 @@ func TestReleaseThenMerge(t *testing.T) {
 			t.Errorf("status %d, hits %d, want 200, 112", w.Code, n)
 		}
 	})
+}
+
+// What a request has saved and given up the lock of is another's to change, and then
+// no more to be overwritten unseen than what was read.
+func TestOverwritingAfterRelease(t *testing.T) {
+	set := func(s *Session) { mergeTags.Set(s, map[string]int{"b": 1}) }
+	look := func(s *Session) { mergeTags.Get(s) }
+	more := func(s *Session) { mergeTags.Get(s)["c"] = 1 }
+	setMore := func(s *Session) {
+		m := mergeTags.Get(s)
+		m["c"] = 1
+		mergeTags.Set(s, m)
+	}
+	update := func(s *Session) {
+		mergeTags.Update(s, func(m map[string]int) map[string]int { m["d"] = 1; return m })
+	}
+	held := map[string]int{"b": 1}
+	for _, test := range []struct {
+		name         string
+		before, then func(s *Session)
+		code, tags   int // with another's change in between
+		alone        int // without
+	}{
+		{"Set, then Get and Set", set, setMore, 409, 2, 2},
+		{"Set, then a change in place", set, more, 409, 2, 2},
+		{"Set, then a change in place of what it set", func(s *Session) { mergeTags.Set(s, held) }, func(*Session) { held["c"] = 1 }, 409, 2, 2},
+		{"Get, then Get and Set", look, setMore, 409, 2, 2},
+		{"Update, then Get and Set", update, setMore, 409, 3, 3},
+		{"Set, then Update", set, update, 200, 3, 2},
+		{"Set, then Set", set, func(s *Session) { mergeTags.Set(s, map[string]int{"x": 1}) }, 200, 1, 1},
+		{"Set, then Get and Delete", set, func(s *Session) { mergeTags.Take(s) }, 409, 2, 0},
+		{"Set, then Delete", set, mergeTags.Delete, 200, 0, 0},
+		{"Set, then Get and Clear", set, func(s *Session) { mergeTags.Get(s); s.Clear() }, 409, 2, 0},
+	} {
+		for _, alone := range []bool{false, true} {
+			clear(held)
+			held["b"] = 1
+			v := newVisitor(t, nil)
+			w := v.visit(Exclusive, func(s *Session, _ http.ResponseWriter) {
+				test.before(s)
+				if err := s.Release(t.Context()); err != nil {
+					t.Error(err)
+				}
+				if !alone {
+					v.visit(Exclusive, func(s *Session, _ http.ResponseWriter) { mergeTags.Get(s)["other"] = 1 })
+				}
+				test.then(s)
+			})
+			code, tags := test.code, test.tags
+			if alone {
+				code, tags = 200, test.alone
+			}
+			v.visit(ReadOnly, func(s *Session, _ http.ResponseWriter) {
+				if got := mergeTags.Get(s); w.Code != code || len(got) != tags {
+					t.Errorf("%s, alone: %v: %d, %v; want %d and %d tags", test.name, alone, w.Code, got, code, tags)
+				}
+			})
+		}
+	}
+}
+
+// What is read again after a merge is what is there then, and may be overwritten.
+func TestReadingAgainAfterAMerge(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		read func(s *Session) int
+		code int
+		hits int
+	}{
+		{"read again", func(s *Session) int { return mergeHits.Get(s) }, 200, 101},
+		{"not read again", func(*Session) int { return 1 }, 409, 100},
+		{"asked whether it is there", func(s *Session) int {
+			if !mergeHits.Has(s) {
+				t.Error("it is not")
+			}
+			return 1
+		}, 409, 100},
+	} {
+		v := newVisitor(t, nil)
+		w := v.between(func(s *Session) { mergeHits.Get(s) }, func(s *Session) { mergeHits.Set(s, 100) }, func(s *Session) {
+			mergeName.Set(s, "bob")
+			if err := s.Save(t.Context()); err != nil {
+				t.Error(err)
+			}
+			mergeHits.Set(s, test.read(s)+1)
+		})
+		v.visit(ReadOnly, func(s *Session, _ http.ResponseWriter) {
+			if n := mergeHits.Get(s); w.Code != test.code || n != test.hits || mergeName.Get(s) != "bob" {
+				t.Errorf("%s: %d, hits %d, name %q; want %d, %d, bob", test.name, w.Code, n, mergeName.Get(s), test.code, test.hits)
+			}
+		})
+	}
+}
+
+// What a merge made of an Update is more than the handler was shown, if another had
+// changed it: until it is read again it is not to be overwritten.
+func TestOverwritingWhatAnUpdateWasMergedInto(t *testing.T) {
+	increment := func(n int) int { return n + 1 }
+	for _, test := range []struct {
+		name  string
+		other func(s *Session)
+		again bool
+		code  int
+		hits  int
+	}{
+		{"changed by another", func(s *Session) { mergeHits.Update(s, func(n int) int { return n + 100 }) }, false, 409, 102},
+		{"changed by another, and read again", func(s *Session) { mergeHits.Update(s, func(n int) int { return n + 100 }) }, true, 200, 112},
+		{"changed by nobody", func(s *Session) { mergeName.Set(s, "bob") }, false, 200, 12},
+	} {
+		v := newVisitor(t, nil)
+		w := v.visit(Merge, func(s *Session, _ http.ResponseWriter) {
+			mergeHits.Update(s, increment)
+			n := mergeHits.Get(s)
+			v.visit(Merge, func(s *Session, _ http.ResponseWriter) { test.other(s) })
+			if err := s.Save(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if test.again {
+				n = mergeHits.Get(s)
+			}
+			mergeHits.Set(s, n+10)
+		})
+		v.visit(ReadOnly, func(s *Session, _ http.ResponseWriter) {
+			if n := mergeHits.Get(s); w.Code != test.code || n != test.hits {
+				t.Errorf("%s: %d, hits %d; want %d, %d", test.name, w.Code, n, test.code, test.hits)
+			}
+		})
+	}
+}
+
+// whileSaving is a store at which something else happens during the next Save.
+type whileSaving struct {
+	store.Store
+	f func()
+}
+
+func (w *whileSaving) Save(ctx context.Context, id store.ID, rec *store.Record, next store.Version, hold bool) error {
+	if f := w.f; f != nil {
+		w.f = nil
+		f()
+	}
+	return w.Store.Save(ctx, id, rec, next, hold)
+}
+
+// A goroutine of the handler that changes a value while Release is on its way does
+// so under the lock or without it; either way it overwrites nothing unseen.
+func TestChangesDuringRelease(t *testing.T) {
+	add := func(n int) func(int) int { return func(old int) int { return old + n } }
+	for _, test := range []struct {
+		name           string
+		before, during func(s *Session)
+		code, hits     int // with another's change in between
+		alone          int
+	}{
+		{"Update", func(s *Session) { mergeName.Set(s, "bob") }, func(s *Session) { mergeHits.Update(s, add(1)) }, 409, 101, 2},
+		{"Set, and Update of it", func(s *Session) { mergeHits.Set(s, 10) }, func(s *Session) { mergeHits.Update(s, add(1)) }, 409, 110, 11},
+		{"Set beside it", func(s *Session) { mergeName.Set(s, "bob") }, func(s *Session) { mergeHits.Set(s, 7) }, 200, 7, 7},
+	} {
+		for _, alone := range []bool{false, true} {
+			v := newVisitor(t, nil)
+			st := &whileSaving{Store: v.m.store}
+			v.m.store = st
+			w := v.visit(Exclusive, func(s *Session, _ http.ResponseWriter) {
+				test.before(s)
+				st.f = func() { test.during(s) }
+				if err := s.Release(t.Context()); err != nil {
+					t.Error(err)
+				}
+				if !alone {
+					v.visit(Exclusive, func(s *Session, _ http.ResponseWriter) { mergeHits.Update(s, add(100)) })
+				}
+			})
+			code, hits := test.code, test.hits
+			if alone {
+				code, hits = 200, test.alone
+			}
+			v.visit(ReadOnly, func(s *Session, _ http.ResponseWriter) {
+				if n := mergeHits.Get(s); w.Code != code || n != hits {
+					t.Errorf("%s, alone: %v: %d, hits %d; want %d, %d", test.name, alone, w.Code, n, code, hits)
+				}
+			})
+		}
+	}
+}
+
+// The same at the merge of two Updates that another's change came before: the third,
+// made meanwhile, is laid over both, and what it showed is not to be overwritten.
+func TestUpdateDuringAMerge(t *testing.T) {
+	add := func(n int) func(int) int { return func(old int) int { return old + n } }
+	for _, then := range []bool{false, true} {
+		v := newVisitor(t, nil)
+		st := &whileSaving{Store: v.m.store}
+		v.m.store = st
+		w := v.visit(Merge, func(s *Session, _ http.ResponseWriter) {
+			mergeHits.Update(s, add(1))
+			mergeHits.Update(s, add(2))
+			st.f = func() {
+				mergeHits.Update(s, add(10))
+				v.visit(Exclusive, func(s *Session, _ http.ResponseWriter) { mergeHits.Update(s, add(100)) })
+			}
+			if err := s.Save(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if then {
+				mergeHits.Set(s, mergeHits.Get(s)+1000)
+			}
+		})
+		code, want := 200, 114
+		if then {
+			code, want = 409, 104
+		}
+		v.visit(ReadOnly, func(s *Session, _ http.ResponseWriter) {
+			if n := mergeHits.Get(s); w.Code != code || n != want {
+				t.Errorf("and then a Set: %v: %d, hits %d; want %d, %d", then, w.Code, n, code, want)
+			}
+		})
+	}
 }
 
 func TestErrorsAreSticky(t *testing.T) {

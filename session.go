@@ -4,6 +4,7 @@ import (
 	"context"
 	"iter"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -231,8 +232,12 @@ func (s *Session) Clear() {
 	}
 	s.gen++
 	s.cleared = s.gen
-	clear(s.cells)
-	s.cells = s.cells[:0]
+	// What the handler has seen stays known, as by Delete: if another has changed it
+	// since, that is not to be lost unseen.
+	s.cells = slices.DeleteFunc(s.cells, func(c cell) bool { return !c.seen })
+	for i := range s.cells {
+		s.cells[i].remove(s.gen)
+	}
 }
 
 // SetTimeout sets this session's sliding timeout, in whole seconds (rounded up).

@@ -16,8 +16,9 @@ type cell struct {
 	def  definition
 	op   op
 	gen  uint32 // of the last change
-	// seen: the handler was shown the saved value, which was saw (zero: absent).
-	// Overwriting it is refused where another has changed it since.
+	// seen: the handler was shown the saved value, which was saw (zero: absent), or
+	// what its own Updates made of that. Overwriting it is refused where another has
+	// changed it since.
 	seen bool
 	saw  items.Value
 	// val is the value as changed by op.
@@ -72,6 +73,26 @@ func (s *Session) at(name string, def definition) *cell {
 	}
 	c.def = def
 	return c
+}
+
+// show notes that the handler is shown c as it is now. Called with mu held.
+func (c *cell) show(s *Session) {
+	switch {
+	case s.cleared != 0, c.op == set, c.op == remove:
+		// This is the request's own doing, and tells nothing of what is saved.
+	case c.seen && (c.op == update || c.live != nil):
+		// It has what it was shown then, whatever was merged since.
+	case c.live != nil && c.op == untouched:
+		c.seen, c.saw = true, c.from
+	default:
+		c.seen = true
+		c.saw, _, _ = s.base.Get(c.name)
+	}
+}
+
+// remove takes the value of c out, as change gen. Called with mu held.
+func (c *cell) remove(gen uint32) {
+	c.op, c.val, c.live, c.fns, c.gen = remove, items.Value{}, nil, nil, gen
 }
 
 // view returns the value of name as the handler sees it; the error is that of a
@@ -191,6 +212,7 @@ func (c *cell) settle(s *Session) error {
 			return nil
 		}
 	}
+	c.show(s) // it was, be it by an Update or by a Set that is saved, whose T it kept
 	s.gen++
 	c.op, c.val, c.from, c.fns, c.gen = set, v, v, nil, s.gen
 	return nil
@@ -279,10 +301,7 @@ func (s *Session) applied(ch *changes, it *items.Item) {
 		v, _, _ := it.Get(c.name)
 		if c.gen > ch.gen { // changed again since
 			if was := ch.find(c.name); was != nil {
-				if c.op == update && was.op == update {
-					c.fns = c.fns[len(was.fns):]
-				}
-				c.saw = v
+				c.rebase(was, v)
 			}
 			continue
 		}
@@ -290,10 +309,27 @@ func (s *Session) applied(ch *changes, it *items.Item) {
 			// Merged with what another saved: the handler's copy is out of date.
 			c.live = nil
 		}
-		c.op, c.fns, c.val = untouched, nil, items.Value{}
-		if c.seen {
-			c.saw = v
+		if c.op != update || c.val == v {
+			c.saw = v // else the handler has not seen what was merged with its Updates
 		}
+		c.op, c.fns, c.val = untouched, nil, items.Value{}
+	}
+}
+
+// rebase makes c, which has changed while was was saved as v, a change of v.
+func (c *cell) rebase(was *cell, v items.Value) {
+	known := was.op != update || was.val == v // nothing was merged that the handler does not know
+	switch {
+	case c.op == update && was.op == update:
+		c.fns = c.fns[len(was.fns):]
+		if !known && !c.seen { // what it is shown from now on comes from before the merge
+			c.seen, c.saw = true, was.val
+		}
+	case c.op == set && was.op != update:
+		c.seen = true // it may be an Update of what was saved
+	}
+	if known {
+		c.saw = v
 	}
 }
 
