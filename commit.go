@@ -50,12 +50,11 @@ func (s *Session) pass(status int, h http.Header, why leaving) error {
 	case leavingFlushed, leavingHijacked:
 		how = giveLock
 	}
-	if s.isFailure() {
-		s.drop(how)
-	} else {
-		if err := s.sticky(); err != nil {
-			return err
-		}
+	saving, err := s.maySave(how)
+	if err != nil {
+		return err
+	}
+	if saving {
 		if why == leavingHijacked && s.needsCookie() {
 			return ErrHeadersSent
 		}
@@ -116,10 +115,6 @@ func (s *Session) flushed() error {
 func (s *Session) leaveLate() error {
 	s.io.Lock()
 	defer s.io.Unlock()
-	if s.isFailure() {
-		s.drop(atEnd)
-		return nil
-	}
 	return s.commitLate(atEnd)
 }
 
@@ -127,20 +122,57 @@ func (s *Session) commitLate(how ending) error {
 	if s.phase.Load() != acquired {
 		return nil
 	}
-	if err := s.sticky(); err != nil {
+	saving, err := s.maySave(how)
+	if !saving {
 		return err
 	}
 	return s.commit(&s.ctx, how)
 }
 
-// isFailure reports whether the request has failed as a whole, so that nothing is
-// saved: its status says so, or its deadline has passed, which is how
-// http.TimeoutHandler around us gives a request up.
-func (s *Session) isFailure() bool {
+// maySave reports whether the request is to be saved. If it has failed as a whole, which
+// its status says, its changes are dropped here. They are dropped by an error if its
+// deadline has passed: that is how http.TimeoutHandler around us gives a request up, whose
+// visitor has been told so. Within another's deadline it is ours to tell him.
+func (s *Session) maySave(how ending) (bool, error) {
 	s.mu.Lock()
 	saved := s.saved
 	s.mu.Unlock()
-	return s.w.failed() && !saved || errors.Is(s.r.Context().Err(), context.DeadlineExceeded)
+	if saved || !s.w.failed() {
+		if err := s.sticky(); err != nil {
+			return false, err
+		}
+		late := s.r.Context().Err()
+		if !errors.Is(late, context.DeadlineExceeded) {
+			return true, nil
+		}
+		if s.hasChanges() {
+			return false, fmt.Errorf("holdfast: the deadline of the request passed before its session was saved: %w", late)
+		}
+	}
+	s.drop(how)
+	return false, nil
+}
+
+// hasChanges reports whether there is anything to be saved. Called with io held.
+func (s *Session) hasChanges() bool {
+	if s.m.off {
+		return false
+	}
+	ch, err := s.collect()
+	if err != nil {
+		return true
+	}
+	s.mu.Lock()
+	blank := s.isBlank()
+	s.mu.Unlock()
+	switch {
+	case blank:
+		return false
+	case !s.stored, s.rec.Flags&store.Uninitialized != 0, ch.newID, ch.traits:
+		return true
+	}
+	it, err := ch.over(s.base)
+	return err != nil || it != s.base
 }
 
 // drop discards what was not saved yet.

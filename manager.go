@@ -294,7 +294,7 @@ func (s *Session) end() {
 		s.redirect()
 		return
 	}
-	if s.r.Context().Err() == nil { // else nobody is there to miss it
+	if !errors.Is(s.r.Context().Err(), context.Canceled) { // else nobody is there to miss it
 		s.m.report(&s.ctx, err, "the session could not be had or saved", s)
 	}
 	if left {

@@ -128,6 +128,24 @@ func TestFailureIsDiscardedWhole(t *testing.T) {
 			http.NewResponseController(w).Flush()
 			siteHits.Update(holdfast.From(r), func(n int) int { return n + 1000 })
 		}, 500, "sorry"},
+		{"status 500, flushed again", plain, plain, func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(http.StatusInternalServerError)
+			fmt.Fprint(w, "sorry")
+			w.(http.Flusher).Flush()
+			spoil(r)
+			w.(http.Flusher).Flush()
+		}, 500, "sorry"},
+		{"panic after a flush, recovered inside and flushed again", func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				recoverer(h).ServeHTTP(w, r)
+				w.(http.Flusher).Flush()
+			})
+		}, plain, func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprint(w, "half of it")
+			w.(http.Flusher).Flush()
+			spoil(r)
+			panic("sorry")
+		}, 200, "half of it"},
 		{"panic, recovered inside", recoverer, plain, func(w http.ResponseWriter, r *http.Request) {
 			spoil(r)
 			panic("sorry")
@@ -322,6 +340,96 @@ func TestTimeoutHandlerThatIsFastEnough(t *testing.T) {
 			s.shows(fmt.Sprint(i+1, " map[]"))
 		}
 	})
+}
+
+// TestDeadlineOutside: where a middleware only sets a deadline, nobody but us tells the
+// visitor that what he did came too late to be saved.
+func TestDeadlineOutside(t *testing.T) {
+	late := func(r *http.Request) { <-r.Context().Done() }
+	for _, c := range []struct {
+		name   string
+		h      http.HandlerFunc
+		status int // 0: cut
+		body   string
+		saved  string
+	}{
+		{"changed before", func(w http.ResponseWriter, r *http.Request) {
+			spoil(r)
+			fmt.Fprint(w, "all is well")
+			late(r)
+		}, 503, "", begun},
+		{"changed after", func(w http.ResponseWriter, r *http.Request) {
+			holdfast.From(r)
+			late(r)
+			siteBag.Get(holdfast.From(r))["a"] = "spoilt"
+			fmt.Fprint(w, "all is well")
+		}, 503, "", begun},
+		{"only its subject changed", func(w http.ResponseWriter, r *http.Request) {
+			holdfast.From(r).SetSubject("somebody")
+			late(r)
+		}, 503, "", begun},
+		{"changed, and larger than the buffer", func(w http.ResponseWriter, r *http.Request) {
+			spoil(r)
+			late(r)
+			io.WriteString(w, big)
+		}, 503, "", begun},
+		{"flushed, then changed", func(w http.ResponseWriter, r *http.Request) {
+			siteHits.Set(holdfast.From(r), 2)
+			fmt.Fprint(w, "half of it")
+			w.(http.Flusher).Flush()
+			siteHits.Set(holdfast.From(r), 3)
+			late(r)
+		}, 0, "half of it", "2 map[a:1]"},
+		{"not changed", func(w http.ResponseWriter, r *http.Request) {
+			session := holdfast.From(r)
+			late(r)
+			fmt.Fprint(w, siteHits.Get(session), " ", siteBag.Get(session))
+		}, 200, begun, begun},
+		{"saved in time", func(w http.ResponseWriter, r *http.Request) {
+			siteHits.Set(holdfast.From(r), 2)
+			if err := holdfast.From(r).Save(r.Context()); err != nil {
+				t.Error(err)
+			}
+			late(r)
+			fmt.Fprint(w, "all is well")
+		}, 200, "all is well", "2 map[a:1]"},
+		{"failed besides", func(w http.ResponseWriter, r *http.Request) {
+			spoil(r)
+			late(r)
+			http.Error(w, "too slow", http.StatusGatewayTimeout)
+		}, 504, "too slow\n", begun},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			everywhere(t, func(t *testing.T, on setting) {
+				s := newSite(t, on, holdfast.Options{}, nil)
+				inner := s.within(c.h)
+				s.mux.HandleFunc("/late", func(w http.ResponseWriter, r *http.Request) {
+					ctx, cancel := context.WithTimeout(r.Context(), 100*time.Millisecond)
+					defer cancel()
+					inner.ServeHTTP(w, r.WithContext(ctx))
+				})
+				s.begin()
+				got := s.post("/late")
+				switch {
+				case c.status == 0 && got.cut == nil, c.status != 0 && (got.cut != nil || got.status != c.status):
+					t.Errorf("the visitor saw %d %.100q (%v), want %d", got.status, got.body, got.cut, c.status)
+				case c.status == 503:
+					if got.header.Get("Set-Cookie") != "" || got.header.Get("Retry-After") == "" || !strings.Contains(got.body, "try again") {
+						t.Errorf("the visitor saw %.100q %v", got.body, got.header)
+					}
+				case got.body != c.body:
+					t.Errorf("the visitor saw %.100q, want %q", got.body, c.body)
+				}
+				if c.status == 0 || c.status == 503 {
+					s.hears(context.DeadlineExceeded)
+				}
+				if len(s.heard) > 0 {
+					t.Errorf("OnError heard %v", <-s.heard)
+				}
+				s.shows(c.saved)
+			})
+		})
+	}
 }
 
 // TestVisitorWhoLeaves leaves no lock behind, and what the handler did is saved.
