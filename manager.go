@@ -234,6 +234,7 @@ func (m *Manager) serve(w http.ResponseWriter, r *http.Request, h http.Handler, 
 	s.w.init(w, r, m.o.Buffer, s)
 	returned, over := false, false
 	defer func() {
+		defer s.w.release() // last: until then the header is ours to mend
 		if over {
 			return
 		}
@@ -248,9 +249,7 @@ func (m *Manager) serve(w http.ResponseWriter, r *http.Request, h http.Handler, 
 				defer panic(p)
 			}
 		}
-		s.w.discard()
-		s.rollback()
-		s.w.release()
+		s.giveUp()
 	}()
 	if eager && a != Disabled {
 		if err := s.acquire(r.Context()); err != nil {
@@ -272,7 +271,6 @@ func (m *Manager) serve(w http.ResponseWriter, r *http.Request, h http.Handler, 
 // end finishes a request whose handler has returned, or was stopped for want of
 // its session: save, then let the response go.
 func (s *Session) end() {
-	defer s.w.release()
 	err := s.stoppedBy()
 	if err == nil {
 		if s.w.left() {
@@ -288,8 +286,7 @@ func (s *Session) end() {
 		}
 	}
 	left := s.w.left()
-	s.w.discard()
-	s.rollback()
+	s.giveUp()
 	if errors.Is(err, errRedirect) && !left {
 		s.redirect()
 		return
@@ -301,4 +298,13 @@ func (s *Session) end() {
 		panic(http.ErrAbortHandler) // cut: the visitor must not take this for the whole page
 	}
 	s.m.errorPage(s.w.rw, s.r, err)
+}
+
+// giveUp drops the response and the changes, unless the request is finished already: a
+// panic of the error page comes after that, and the header has been mended for it.
+func (s *Session) giveUp() {
+	if s.overdue() == nil {
+		s.w.discard()
+		s.rollback()
+	}
 }

@@ -279,6 +279,48 @@ func TestPanicInTheApplicationsOwnCode(t *testing.T) {
 	}
 }
 
+// TestPanicAtTheEndIsAnsweredByOthers: a panic in what the application does at the last
+// save, after the handler has returned, leaves those around us a header that is ready for
+// their page, and goes on as what it is.
+func TestPanicAtTheEndIsAnsweredByOthers(t *testing.T) {
+	for _, signOut := range []bool{false, true} {
+		everywhere(t, func(t *testing.T, on setting) {
+			explode := false
+			s := newSite(t, on, holdfast.Options{OnStart: func(*holdfast.Session) {
+				if explode {
+					panic("boom")
+				}
+			}}, nil)
+			s.mux.Handle("/fail", naive(s.within(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				session := holdfast.From(r)
+				if signOut {
+					if err := session.Abandon(); err != nil {
+						t.Error(err)
+					}
+				}
+				siteHits.Set(session, 2)
+				w.Header().Set("Content-Length", "11")
+				w.Header().Set("ETag", `"x"`)
+				http.SetCookie(w, &http.Cookie{Name: "a", Value: "1"})
+				fmt.Fprint(w, "all is well")
+			}))))
+			if signOut {
+				s.begin()
+			}
+			explode = true
+			got := s.post("/fail")
+			if got.status != 500 || got.body != "recovered: boom\n" || got.header.Get("ETag") != "" {
+				t.Errorf("signed out: %v: the visitor saw %d %q (%v) %v", signOut, got.status, got.body, got.cut, got.header)
+			}
+			cookies := got.header.Values("Set-Cookie")
+			if signOut && (len(cookies) != 1 || !strings.Contains(cookies[0], "Max-Age=0")) || !signOut && len(cookies) != 0 {
+				t.Errorf("signed out: %v: Set-Cookie %q", signOut, cookies)
+			}
+			s.shows("0 map[]")
+		})
+	}
+}
+
 // TestPanicInUpdateAtTheMerge: an Update's function that fails when it is run again
 // leaves neither its lock nor half of the changes behind.
 func TestPanicInUpdateAtTheMerge(t *testing.T) {
