@@ -19,7 +19,8 @@ type endWatch struct {
 
 const (
 	endInterval = time.Second // how long an end waits at most to be delivered
-	endLease    = time.Minute // how long a batch may take before another process has it
+	endLease    = time.Minute // how long a batch is ours before another process may have it
+	endTime     = endLease / 2
 	endBatch    = 100
 )
 
@@ -71,11 +72,12 @@ func (e *endWatch) close(ctx context.Context) error {
 }
 
 // deliver hands over all ends that are due now. What was handed over is acknowledged
-// one by one, so that a process that dies has the fewest delivered twice. It reports
-// false if there never will be any: a server may be in front of a store that remembers
-// none.
+// one by one, so that a process that dies has the fewest delivered twice. One is begun
+// only while there is endTime left of the lease of its batch, and what is not begun is
+// had again when that is over. It reports false if there never will be any: a server may
+// be in front of a store that remembers none.
 func (m *Manager) deliver(ender store.Ender) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), endLease)
+	ctx, cancel := context.WithTimeout(context.Background(), endLease-endTime)
 	defer cancel()
 	for ctx.Err() == nil {
 		ends, err := ender.Ended(ctx, m.o.App, endBatch, endLease)
@@ -84,8 +86,11 @@ func (m *Manager) deliver(ender store.Ender) bool {
 			return !errors.Is(err, errors.ErrUnsupported)
 		}
 		for i := range ends {
-			m.deliverOne(ctx, &ends[i])
-			if err := ender.Ack(ctx, m.o.App, []string{ends[i].Key}); err != nil {
+			if ctx.Err() != nil {
+				return true
+			}
+			m.deliverOne(&ends[i])
+			if err := m.acknowledge(ender, ends[i].Key); err != nil {
 				m.report(ctx, err, "an end of a session could not be acknowledged", nil)
 				return true
 			}
@@ -97,7 +102,15 @@ func (m *Manager) deliver(ender store.Ender) bool {
 	return true
 }
 
-func (m *Manager) deliverOne(ctx context.Context, end *store.End) {
+func (m *Manager) acknowledge(ender store.Ender, key string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), m.o.StoreTimeout)
+	defer cancel()
+	return ender.Ack(ctx, m.o.App, []string{key})
+}
+
+func (m *Manager) deliverOne(end *store.End) {
+	ctx, cancel := context.WithTimeout(context.Background(), endTime)
+	defer cancel()
 	s := &Session{m: m, access: ReadOnly, rec: end.Record}
 	s.ctx = sessionContext{ctx, s}
 	s.key = end.ID

@@ -78,6 +78,47 @@ func TestOnEndHearsOfEveryEnd(t *testing.T) {
 	})
 }
 
+// Ends that take long are not delivered twice, whoever else waits for them, and none is
+// forgotten.
+func TestOnEndThatTakesLongHearsOfEachOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		st := inproc.New(nil)
+		defer st.Close()
+		var mu sync.Mutex
+		heard := make(map[int]int)
+		o := &Options{
+			OnEnd: func(ctx context.Context, s *Session, _ store.Reason) {
+				advance(7 * time.Second)
+				mu.Lock()
+				defer mu.Unlock()
+				heard[mergeHits.Get(s)]++
+				if err := ctx.Err(); err != nil {
+					t.Errorf("OnEnd has no time: %v", err)
+				}
+			},
+			OnError: func(_ context.Context, err error) { t.Errorf("OnError heard %v", err) },
+		}
+		all := []*Manager{New(st, o), New(st, o)}
+		const ends = 40
+		for i := range ends {
+			v := &visitor{t: t, m: all[0]}
+			v.visit(Exclusive, func(s *Session, _ http.ResponseWriter) { mergeHits.Set(s, i+1) })
+			v.visit(Exclusive, func(s *Session, _ http.ResponseWriter) { s.Abandon() })
+		}
+		advance(time.Hour)
+		for _, m := range all {
+			if err := m.Close(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		for i := range ends {
+			if n := heard[i+1]; n != 1 {
+				t.Errorf("the end of session %d came %d times", i+1, n)
+			}
+		}
+	})
+}
+
 func TestOnEndNeedsAStoreThatRemembers(t *testing.T) {
 	defer func() {
 		if p, _ := recover().(string); !strings.Contains(p, "OnEnd") {

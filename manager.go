@@ -78,8 +78,9 @@ type Options struct {
 	// OnEnd is called when a session has ended, with the reason and the session as it
 	// was last saved, to read: at least once for each session that ended while any
 	// Manager of the application had an OnEnd, and once only unless a process dies at
-	// it. It runs on a goroutine of its own, some time later. It needs a store that
-	// remembers ends ([store.Ender]); New panics with another.
+	// it, or it takes longer than half a minute: then ctx ends. It runs on a goroutine of
+	// its own, some time later. It needs a store that remembers ends ([store.Ender]); New
+	// panics with another.
 	OnEnd func(ctx context.Context, s *Session, why store.Reason)
 	// OnError hears of every error that the application has no other way to see:
 	// error pages, values that could not be read, changes lost after the response
