@@ -160,14 +160,14 @@ func (k LiveKey[T]) Set(s *Session, v T) {
 	s.live.of[k.def] = v
 }
 
-// Delete takes the value out.
+// Delete takes the value out, as Set puts it in.
 func (k LiveKey[T]) Delete(s *Session) {
 	s.mu.Lock()
-	l := s.live
-	s.mu.Unlock()
-	if l != nil {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		delete(l.of, k.def)
+	defer s.mu.Unlock()
+	if !s.writable() || s.live == nil {
+		return
 	}
+	s.live.mu.Lock()
+	defer s.live.mu.Unlock()
+	delete(s.live.of, k.def)
 }

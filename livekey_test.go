@@ -90,3 +90,71 @@ func TestMergeKeepsLiveValuesOfOthers(t *testing.T) {
 		}
 	}
 }
+
+// Whoever may not change a session may not take a live value out of it either.
+func TestLiveDeleteIsAChange(t *testing.T) {
+	defer forgetLive("live-delete")()
+	conn := NewLiveKey[string]("live-delete")
+	v := newVisitor(t, nil)
+	var over *Session
+	v.visit(Exclusive, func(s *Session, _ http.ResponseWriter) {
+		conn.Delete(s) // of what is not there
+		conn.Set(s, "open")
+		over = s
+	})
+	w := v.visit(ReadOnly, func(s *Session, _ http.ResponseWriter) {
+		conn.Delete(s)
+		if !errors.Is(s.Err(), ErrReadOnly) {
+			t.Errorf("Delete under ReadOnly: %v", s.Err())
+		}
+	})
+	if w.Code != 500 {
+		t.Errorf("Delete under ReadOnly: %d", w.Code)
+	}
+	if conn.Delete(over); !errors.Is(over.Err(), ErrFinished) {
+		t.Errorf("Delete after the request: %v", over.Err())
+	}
+	v.visit(Merge, func(s *Session, _ http.ResponseWriter) {
+		if conn.Get(s) != "open" {
+			t.Error("the live value was taken out")
+		}
+		conn.Delete(s)
+	})
+	v.visit(ReadOnly, func(s *Session, _ http.ResponseWriter) {
+		if _, ok := conn.Lookup(s); ok {
+			t.Error("the live value was not taken out")
+		}
+	})
+}
+
+// Discard forgets the live values that no other request can see yet, so no session
+// begins with them; those that are saved stay.
+func TestDiscardForgetsNewLiveValues(t *testing.T) {
+	defer forgetLive("live-discard")()
+	conn := NewLiveKey[string]("live-discard")
+	v := newVisitor(t, nil)
+	discard := func(s *Session, _ http.ResponseWriter) {
+		conn.Set(s, "open")
+		if s.Discard(); conn.Get(s) != "" {
+			t.Errorf("after Discard: %q", conn.Get(s))
+		}
+	}
+	stranger := &visitor{t: t, m: v.m}
+	if stranger.visit(Exclusive, discard); stranger.cookie != "" {
+		t.Error("a session began with what was discarded")
+	}
+	v.visit(Exclusive, discard)
+	v.visit(Exclusive, func(s *Session, _ http.ResponseWriter) {
+		if conn.Get(s) != "" {
+			t.Error("what was discarded was saved")
+		}
+		conn.Set(s, "saved")
+		if err := s.Save(t.Context()); err != nil {
+			t.Error(err)
+		}
+		s.Discard()
+		if conn.Get(s) != "saved" {
+			t.Error("what was saved was discarded")
+		}
+	})
+}

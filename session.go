@@ -299,7 +299,8 @@ func (s *Session) Abandon() error {
 }
 
 // Discard forgets what this request changed since it acquired the session, or
-// since the last Save, and the error that a change may have caused.
+// since the last Save, and the error that a change may have caused. What it did to live
+// values that other requests can see already stays.
 func (s *Session) Discard() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

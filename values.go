@@ -141,7 +141,7 @@ func (s *Session) discard() {
 	s.cells = s.cells[:0]
 	s.cleared = 0
 	s.newID = false
-	s.now = s.kept
+	s.now, s.live = s.kept, s.liveKept
 	s.err = nil
 }
 
