@@ -202,6 +202,7 @@ func (s *Session) content() (*items.Item, error) {
 // A store keeps a session a tenth longer than its timeout, so that restarting the
 // timeout is needed once in a tenth of it only, and nothing ever ends early.
 func slack(timeout time.Duration) time.Duration {
+	timeout = min(timeout, forever) // another platform may have said more
 	return timeout + wholeSeconds(timeout/10)
 }
 

@@ -1,6 +1,8 @@
 package holdfast
 
 import (
+	"fmt"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -152,6 +154,38 @@ func TestPersistIsKeptAndRenewed(t *testing.T) {
 			t.Errorf("a cookie that ends with the browser is sent again: %q", c)
 		}
 	})
+}
+
+// Whoever means "for ever" gets a hundred years.
+func TestVeryLongDurations(t *testing.T) {
+	const years = 365 * 24 * time.Hour
+	for _, d := range []time.Duration{99 * years, 100 * years, 280 * years, math.MaxInt64} {
+		want := min(d, 100*years)
+		inTime(t, &Options{Timeout: d, LockTimeout: d, LockWait: d, StoreTimeout: d}, func(t *testing.T, v *visitor) {
+			check := func(when string) {
+				t.Helper()
+				if w := v.visit(Exclusive, func(s *Session, _ http.ResponseWriter) {
+					if mergeName.Get(s) != "ann" || s.Timeout() != want {
+						t.Errorf("%v, %s: name %q, timeout %v, lost %v", d, when, mergeName.Get(s), s.Timeout(), s.Lost())
+					}
+				}); w.Code != 200 {
+					t.Errorf("%v, %s: %d %s", d, when, w.Code, w.Body)
+				}
+			}
+			check("as an option")
+			v.visit(Exclusive, func(s *Session, _ http.ResponseWriter) { s.SetTimeout(time.Minute) })
+			w := v.visit(Exclusive, func(s *Session, _ http.ResponseWriter) {
+				s.SetTimeout(d)
+				s.Persist(d)
+			})
+			if c, age := w.Header().Get("Set-Cookie"), fmt.Sprintf("Max-Age=%d;", want/time.Second); w.Code != 200 || !strings.Contains(c, age) {
+				t.Errorf("%v: %d, Set-Cookie %q, want %s", d, w.Code, c, age)
+			}
+			check("as this session's")
+			advance(time.Hour)
+			check("an hour later")
+		})
+	}
 }
 
 func TestHeaderIdentity(t *testing.T) {

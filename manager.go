@@ -21,8 +21,8 @@ type Options struct {
 	// To share sessions with an ASP.NET application it is its AppDomainAppId.
 	App string
 	// Timeout is the sliding timeout: how long a session lives after its last
-	// request; default 20 minutes. Whole seconds; a session never ends earlier, and
-	// up to a tenth later.
+	// request; default 20 minutes. Whole seconds, at most a hundred years; a session
+	// never ends earlier, and up to a tenth later.
 	Timeout time.Duration
 	// LockTimeout is the age at which the lock of a worker that has died is taken
 	// over; default 20 seconds. A handler may run longer: its lock is renewed.
@@ -158,6 +158,9 @@ func New(s store.Store, o *Options) *Manager {
 		}
 	}
 	m.o.Timeout = wholeSeconds(m.o.Timeout)
+	for _, d := range []*time.Duration{&m.o.LockTimeout, &m.o.LockWait, &m.o.StoreTimeout} {
+		*d = min(*d, forever)
+	}
 	m.lease.m = m
 	if keys := liveKeys(); keys != "" && !m.local && !m.off && !m.o.AllowLiveKeys {
 		panic("holdfast: the sessions of this Manager leave the process, and these live keys cannot: " + keys + "; use inproc, or make them Keys, or set Options.AllowLiveKeys if they belong to another Manager")
@@ -173,9 +176,13 @@ func defaultTo[T comparable](v *T, d T) {
 	}
 }
 
+// forever is the longest duration that is taken as it is: the stores count the
+// nanoseconds to the end of it, which must not overflow.
+const forever = 100 * 365 * 24 * time.Hour
+
 // wholeSeconds rounds up, because a session must never end early.
 func wholeSeconds(d time.Duration) time.Duration {
-	return (d + time.Second - 1).Truncate(time.Second)
+	return (min(d, forever) + time.Second - 1).Truncate(time.Second)
 }
 
 // Close waits until everything is done that outlives a request: locks given back,

@@ -240,8 +240,8 @@ func (s *Session) Clear() {
 	}
 }
 
-// SetTimeout sets this session's sliding timeout, in whole seconds (rounded up).
-// It is kept with the session.
+// SetTimeout sets this session's sliding timeout, in whole seconds (rounded up), at
+// most a hundred years. It is kept with the session.
 func (s *Session) SetTimeout(d time.Duration) {
 	if d <= 0 {
 		panic("holdfast: SetTimeout: the timeout must be positive; to end the session call Abandon")
@@ -265,7 +265,7 @@ func (s *Session) SetSubject(subject string) {
 
 // Persist has the browser keep the session's cookie for d, also when it is closed,
 // and renew that as the session is used: "remember me". A d of 0 or less is a cookie
-// that ends with the browser. It is kept with the session, whose timeout should be as
+// that ends with the browser, and no d is more than a hundred years. It is kept with the session, whose timeout should be as
 // long ([Session.SetTimeout]). It changes nothing where the ID travels otherwise.
 func (s *Session) Persist(d time.Duration) {
 	s.mu.Lock()
