@@ -193,10 +193,21 @@ func (s *Session) content() (*items.Item, error) {
 	if err := it.Parse(body); err != nil {
 		return nil, fmt.Errorf("holdfast: the session cannot be read, and is left as it is: %w", err)
 	}
-	if t := unslack(s.rec.Timeout); (t + time.Minute - 1).Truncate(time.Minute) == it.Timeout {
-		it.Timeout = t // to the second; the body counts minutes
-	}
+	it.Timeout = s.m.timeoutOf(s.rec.Timeout, it.Timeout)
 	return it, nil
+}
+
+// timeoutOf is a session's timeout: what the store was told, less the slack, if we have
+// told it; what the body says, which counts minutes, if another platform has. That tells
+// the store just what the body says. Nine of ours look alike, as 9m5s does, which with its
+// slack is ten minutes: where others may have written, they are taken for theirs.
+func (m *Manager) timeoutOf(stored, body time.Duration) time.Duration {
+	t := unslack(stored)
+	ours := slack(t) == stored && (t+time.Minute-1).Truncate(time.Minute) == body
+	if !ours || m.o.PlainIDs && stored == body {
+		return body
+	}
+	return t
 }
 
 // A store keeps a session a tenth longer than its timeout, so that restarting the

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/holdfast-session/holdfast/inproc"
+	"github.com/holdfast-session/holdfast/items"
 	"github.com/holdfast-session/holdfast/store"
 )
 
@@ -154,6 +155,50 @@ func TestPersistIsKeptAndRenewed(t *testing.T) {
 			t.Errorf("a cookie that ends with the browser is sent again: %q", c)
 		}
 	})
+}
+
+// ASP.NET tells the store the timeout as it is, in whole minutes. It is not to be taken
+// for one of ours, which the store has with a tenth more.
+func TestTimeoutThatAnotherPlatformSet(t *testing.T) {
+	st := inproc.New(nil)
+	defer st.Close()
+	m := New(st, &Options{PlainIDs: true})
+	for minutes := range 60 {
+		want := time.Duration(minutes+1) * time.Minute
+		it := items.Item{Timeout: want}
+		body, err := it.Append(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := newID()
+		rec := store.Record{Version: store.NewVersion(), Timeout: want, Body: body}
+		if err := st.Create(t.Context(), store.ID{App: "/", Session: id}, &rec, false); err != nil {
+			t.Fatal(err)
+		}
+		v := &visitor{t: t, m: m, cookie: "session=" + id}
+		for range 2 { // it stays so when we have saved it
+			v.visit(Exclusive, func(s *Session, _ http.ResponseWriter) {
+				if s.IsNew() || s.Timeout() != want {
+					t.Errorf("the timeout of %v is %v (new: %v)", want, s.Timeout(), s.IsNew())
+				}
+				mergeHits.Set(s, minutes)
+			})
+		}
+	}
+}
+
+// Ours are kept to the second, also those that with their slack are whole minutes.
+func TestTimeoutIsKeptToTheSecond(t *testing.T) {
+	v := newVisitor(t, nil)
+	for seconds := 1; seconds < 1500; seconds++ {
+		want := time.Duration(seconds) * time.Second
+		v.visit(Exclusive, func(s *Session, _ http.ResponseWriter) { s.SetTimeout(want) })
+		v.visit(ReadOnly, func(s *Session, _ http.ResponseWriter) {
+			if s.Timeout() != want {
+				t.Errorf("the timeout of %v is %v", want, s.Timeout())
+			}
+		})
+	}
 }
 
 // Whoever means "for ever" gets a hundred years.
