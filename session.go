@@ -167,8 +167,8 @@ func (s *Session) Timeout() time.Duration {
 	return s.now.timeout
 }
 
-// Created returns when the session began, by the store's clock; the zero time if
-// it is not stored yet.
+// Created returns when the session began, by the store's clock; the zero time in the
+// request that it begins with.
 func (s *Session) Created() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
