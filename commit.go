@@ -691,7 +691,7 @@ func (s *Session) abandon() error {
 	s.rec = store.Record{}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.sayGone = s.sayGone || s.id != ""
+	s.sayGone, s.sayID = s.sayGone || s.id != "", false // an ID that a Save gave it has ended too
 	s.id, s.key = "", store.ID{}
 	s.base = &items.Item{Timeout: m.o.Timeout}
 	s.live, s.liveKept = nil, nil

@@ -130,6 +130,32 @@ func TestCookielessVisit(t *testing.T) {
 	}
 }
 
+// An ID that the session was given in the same request has ended with it: there is
+// nothing to be told, and so nothing to redirect to.
+func TestCookielessSignOutRightAfterANewIDNeedsNoRedirect(t *testing.T) {
+	st := inproc.New(nil)
+	defer st.Close()
+	m := New(st, &Options{Identity: Cookieless()})
+	visit := func(to string, h func(s *Session)) *httptest.ResponseRecorder {
+		w := httptest.NewRecorder()
+		m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h(From(r)) })).ServeHTTP(w, httptest.NewRequest("GET", to, nil))
+		return w
+	}
+	to := visit("/", nil).Header().Get("Location")
+	visit(to, func(s *Session) { mergeName.Set(s, "ann") })
+	w := visit(to, func(s *Session) {
+		s.RegenerateID()
+		for _, err := range []error{s.Save(t.Context()), s.Abandon()} {
+			if err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	if w.Code != 200 {
+		t.Errorf("signed out: %d %s, want 200", w.Code, w.Body)
+	}
+}
+
 func TestCookielessAdoptsNothingAndSendsNobodyInCircles(t *testing.T) {
 	st := inproc.New(nil)
 	defer st.Close()
