@@ -41,6 +41,10 @@ func cookielessShop(t *testing.T, st store.Store, o Options) (*Manager, *httptes
 	mux.Handle("GET /public", m.With(ReadOnly).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, mergeName.Get(From(r)))
 	})))
+	mux.HandleFunc("GET /wiki/", func(w http.ResponseWriter, r *http.Request) {
+		From(r)
+		io.WriteString(w, r.URL.Path)
+	})
 	mux.HandleFunc("GET /file", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "file") })
 	server := httptest.NewServer(m.Handler(mux))
 	t.Cleanup(server.Close)
@@ -176,16 +180,32 @@ func TestCookielessAdoptsNothingAndSendsNobodyInCircles(t *testing.T) {
 
 	// Sessions that do not stay end in an error, not in a loop.
 	_, server = cookielessShop(t, forgetful{st}, Options{})
-	url := "/(S(" + idA + "))/"
-	for n := 1; ; n++ {
-		resp := fetch(t, "GET", server.URL+url, "")
-		if resp.StatusCode != 302 {
-			if resp.StatusCode != 500 || n != maxRedirects+1 {
-				t.Errorf("request %d: %d", n, resp.StatusCode)
+	for _, path := range []string{"/", "/wiki/Go_(game)/rules"} {
+		url := "/(S(" + idA + "))" + path
+		for n := 1; ; n++ {
+			resp := fetch(t, "GET", server.URL+url, "")
+			if resp.StatusCode != 302 || n > maxRedirects+1 {
+				if resp.StatusCode != 500 || n != maxRedirects+1 {
+					t.Errorf("%s: request %d: %d", path, n, resp.StatusCode)
+				}
+				break
 			}
-			break
+			url = resp.Header.Get("Location")
 		}
-		url = resp.Header.Get("Location")
+	}
+}
+
+// A page whose path has a parenthesis of its own is like any other.
+func TestCookielessPathWithParentheses(t *testing.T) {
+	st := inproc.New(nil)
+	defer st.Close()
+	_, server := cookielessShop(t, st, Options{})
+	for _, path := range []string{"/wiki/Go_(game)/rules", "/wiki/Go_(game)", "/wiki/(draft)/"} {
+		to := fetch(t, "GET", server.URL+path, "").Header.Get("Location")
+		resp := fetch(t, "GET", server.URL+to, "")
+		if got := text(resp); resp.StatusCode != 200 || got != path {
+			t.Errorf("%s, sent on to %s: %d, sent on to %q, page %q", path, to, resp.StatusCode, resp.Header.Get("Location"), got)
+		}
 	}
 }
 

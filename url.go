@@ -142,23 +142,34 @@ const maxRedirects = 3
 // again whose session has ended meanwhile is not sent in circles.
 const redirectsInARow = 30
 
-// cutSegment returns path without its segment: the last one of that form.
+// cutSegment returns path without its segment: the last one of that form, which is
+// the whole of what stands between two slashes. Others in parentheses are the path's.
 func cutSegment(path string) (rest string, seg urlSegment, ok bool) {
-	end := strings.LastIndex(path, ")/")
-	if end < 0 {
-		if !strings.HasSuffix(path, ")") {
-			return path, seg, false
+	for end := len(path); end > 0; {
+		start := strings.LastIndexByte(path[:end], '/')
+		if start < 0 {
+			break
 		}
-		end = len(path) - 1
+		if seg, ok = parseSegment(path[start+1 : end]); ok {
+			if rest = path[:start] + path[end:]; rest == "" {
+				rest = "/"
+			}
+			return rest, seg, true
+		}
+		end = start
 	}
-	start := strings.LastIndex(path[:end], "/(")
-	if start < 0 {
-		return path, seg, false
+	return path, urlSegment{}, false
+}
+
+// parseSegment reads a segment with its parentheses.
+func parseSegment(s string) (seg urlSegment, ok bool) {
+	if len(s) < 2 || s[0] != '(' || s[len(s)-1] != ')' {
+		return seg, false
 	}
-	for values := path[start+2 : end]; values != ""; {
+	for values := s[1 : len(s)-1]; values != ""; {
 		length := strings.IndexByte(values, ')')
-		if length < 2 || values[0] < 'A' || values[0] > 'Z' || values[1] != '(' || strings.IndexByte(values[:length], '/') >= 0 {
-			return path, urlSegment{}, false
+		if length < 2 || values[0] < 'A' || values[0] > 'Z' || values[1] != '(' {
+			return urlSegment{}, false
 		}
 		switch v := values[2:length]; values[0] {
 		case 'S':
@@ -169,14 +180,7 @@ func cutSegment(path string) (rest string, seg urlSegment, ok bool) {
 		values = values[length+1:]
 		ok = true
 	}
-	if !ok {
-		return path, seg, false
-	}
-	rest = path[:start] + path[end+1:]
-	if rest == "" {
-		rest = "/"
-	}
-	return rest, seg, true
+	return seg, ok
 }
 
 // withSegment returns path, which begins with a slash, with a segment for id.
