@@ -133,7 +133,7 @@ func (s *Session) open(ctx context.Context, id string, key store.ID) error {
 	s.now = traitsOf(base, s.rec.Subject)
 	s.kept, s.said = s.now, s.now.persist
 	if s.rec.Flags&store.Uninitialized != 0 {
-		s.isNew, s.lost = true, s.segment.lost
+		s.isNew, s.lost = true, s.segment.lostBy(time.Now())
 	}
 	s.created = s.rec.Created
 	return nil

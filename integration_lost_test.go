@@ -3,6 +3,7 @@ package holdfast_test
 import (
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -100,6 +101,32 @@ func TestLostIsRegeneratedOnlyStopsWritesForAWhile(t *testing.T) {
 		if late.id() == old || late.id() == b.id() {
 			t.Errorf("the visitor who came back has the ID %q", late.id())
 		}
+	})
+}
+
+// In a URL the age of the loss grows as well, and the dead ID does not stop writes for
+// as long as the visitor goes on with the URL that he was sent to.
+func TestLostIsRegeneratedOnlyForAWhileInAURL(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		st := fakeShop(t, cookieless.with(&holdfast.Options{LockTimeout: 10 * time.Second}))
+		st.lostPages()
+		st.moves("/in", holdfast.Exclusive, func(s *holdfast.Session) any { s.RegenerateID(); return nil })
+		b := st.browser()
+		b.get("/begin")
+		dead := b.id()
+		b.wantStatus("/in", 200)
+		late := st.browser()
+		late.way = cookies // it stays at its URL, as a tab does that is loaded again
+		to := late.wantStatus("/(S("+dead+"))/begin", 302).header.Get("Location")
+		late.wantStatus(to, 409)
+		advance(19 * time.Second)
+		late.wantStatus(to, 409)
+		page := strings.Replace(to, "/begin", "/lost", 1)
+		late.want(page, "regenerated 18s ")
+		advance(2 * time.Second)
+		late.want(page, "regenerated 20s ")
+		late.wantStatus(to, 200)
+		late.want(page, "unknown 0s alice")
 	})
 }
 

@@ -200,6 +200,17 @@ func parseLoss(s string) (why store.Reason, tries int, at int64) {
 	return store.Reason{Kind: store.ParseKind(parts[0]), Age: time.Duration(seconds) * time.Second}, int(n), at
 }
 
+// lostBy returns the reason with its age as it is by now. The segment stays in the
+// client's URL as it was at the redirect, and tells that time in whole seconds; what
+// has passed since is what certainly has.
+func (seg urlSegment) lostBy(now time.Time) store.Reason {
+	why := seg.lost
+	if why.Kind != store.Unknown {
+		why.Age += max(now.Sub(time.Unix(seg.at, 0))-time.Second, 0)
+	}
+	return why
+}
+
 func (seg urlSegment) loss() string {
 	return "L(" + seg.lost.Kind.String() + "." + strconv.FormatInt(int64(seg.lost.Age/time.Second), 10) + "." + strconv.Itoa(seg.tries) + "." + strconv.FormatInt(seg.at, 10) + ")"
 }

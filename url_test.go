@@ -77,6 +77,26 @@ func TestRedirectTellsOfTheLoss(t *testing.T) {
 	}
 }
 
+func TestAgeOfTheLossGrows(t *testing.T) {
+	at := time.Unix(1800000000, 0)
+	expired := urlSegment{lost: store.Reason{Kind: store.Expired, Age: 90 * time.Second}, at: at.Unix()}
+	for _, test := range []struct {
+		seg    urlSegment
+		passed time.Duration
+		want   time.Duration
+	}{
+		{expired, 0, 90 * time.Second},
+		{expired, 900 * time.Millisecond, 90 * time.Second}, // perhaps it was sent on just now
+		{expired, time.Hour, time.Hour + 89*time.Second},
+		{expired, -time.Hour, 90 * time.Second}, // the clock of another machine
+		{urlSegment{}, time.Hour, 0},            // nothing was lost
+	} {
+		if got := test.seg.lostBy(at.Add(test.passed)); got.Kind != test.seg.lost.Kind || got.Age != test.want {
+			t.Errorf("%+v, %v later: %v ago, want %v", test.seg, test.passed, got.Age, test.want)
+		}
+	}
+}
+
 func FuzzCutSegment(f *testing.F) {
 	f.Add("/(S(" + idA + "))/page.aspx")
 	f.Add("/app/(X(1)A(x)F(t)S(" + idA + "))/page.aspx")
