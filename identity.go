@@ -4,6 +4,7 @@ import (
 	"iter"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -55,7 +56,9 @@ func (name headerIdentity) Vary() string { return string(name) }
 // IDs is the form of session IDs. The zero IDs is ASP.NET's form, 24 characters of
 // a-z and 0-5 for 120 random bits.
 type IDs struct {
-	// New draws an ID. It must be random, of at least 64 bits.
+	// New draws an ID. It must be random, of at least 64 bits, and pass through a
+	// cookie (or with [Cookieless], through a path) as it is: letters, digits, '-'
+	// and '_' do.
 	New func() string
 	// Parse returns an ID that a client sent in its canonical form, and whether it
 	// is one. Nothing else is shown to the store. Default, if New is set: 16 to 80
@@ -66,7 +69,7 @@ type IDs struct {
 // maxID is the longest ID of any form, as in ASP.NET.
 const maxID = 80
 
-func (ids *IDs) complete() {
+func (ids *IDs) complete(by Identity) {
 	switch {
 	case ids.New == nil && ids.Parse == nil:
 		ids.New, ids.Parse = newID, parseID
@@ -75,11 +78,35 @@ func (ids *IDs) complete() {
 	case ids.Parse == nil:
 		ids.Parse = parseAnyID
 	}
-	if id := ids.New(); len(id) > maxID {
-		panic("holdfast: Options.IDs.New draws IDs of more than 80 characters")
-	} else if again, ok := ids.Parse(id); !ok || again != id {
-		panic("holdfast: Options.IDs.Parse does not take what New draws: " + strconv.Quote(id))
+	for range 32 { // an ID may happen to have none of the characters that do not pass
+		id := ids.New()
+		if len(id) > maxID {
+			panic("holdfast: Options.IDs.New draws IDs of more than 80 characters")
+		}
+		if where := harmedIn(id, by); where != "" {
+			panic("holdfast: Options.IDs.New draws what does not come back whole in " + where + ": " + strconv.Quote(id) + "; use letters, digits, '-' and '_'")
+		}
+		if again, ok := ids.Parse(id); !ok || again != id {
+			panic("holdfast: Options.IDs.Parse does not take what New draws: " + strconv.Quote(id))
+		}
 	}
+}
+
+// harmedIn returns where id would not come back as it was sent, "" if it would. What an
+// Identity of the application's own or a header can carry is for those to know.
+func harmedIn(id string, by Identity) string {
+	switch by.(type) {
+	case nil:
+		isHarmed := func(c rune) bool { return c <= ' ' || c > '~' || strings.ContainsRune(`",;\`+ageMark, c) }
+		if strings.ContainsFunc(id, isHarmed) {
+			return "a cookie"
+		}
+	case cookieless:
+		if url.PathEscape(id) != id {
+			return "a URL"
+		}
+	}
+	return ""
 }
 
 func parseAnyID(s string) (string, bool) {

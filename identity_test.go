@@ -2,8 +2,10 @@ package holdfast
 
 import (
 	"crypto/tls"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -88,6 +90,79 @@ func TestCookieMistakesPanic(t *testing.T) {
 			c.complete()
 		}()
 	}
+}
+
+// IDs that a cookie or a URL would change, so that no visitor would ever be known again,
+// are found when the program starts.
+func TestIDsThatWouldNotComeBackPanic(t *testing.T) {
+	byCookie := func(id string) string {
+		c, h := Cookie{Name: "session"}, make(http.Header)
+		c.write(h, id, time.Hour, false)
+		sent, _, _ := strings.Cut(h.Get("Set-Cookie"), ";")
+		return strings.Join(c.read(&http.Request{Header: http.Header{"Cookie": {"a=b; " + sent}}}, nil, asItIs), "")
+	}
+	byURL := func(id string) string {
+		u, err := url.Parse("http://shop.example" + withSegment("/cart", id))
+		if err != nil {
+			return ""
+		}
+		_, seg, _ := cutSegment(u.Path)
+		return seg.id
+	}
+	for _, test := range []struct {
+		by        Identity
+		refused   string
+		comesBack func(id string) string
+	}{
+		{nil, "~\";,\\ \x00\n\x7f\u00e9", byCookie},
+		{Cookieless(), "\";,\\ \x00\n\x7f\u00e9()/%?#<>[]^`{|}*!'", byURL},
+		{Header("X-Session"), "", func(id string) string { return id }},
+	} {
+		for c := range rune(0x100) {
+			refused := strings.ContainsRune(test.refused, c)
+			if !refused && (c < ' ' || c > '~') {
+				continue
+			}
+			id := newID() + string(c) + "x"
+			message := panics(func() {
+				New(remote{}, &Options{Identity: test.by, IDs: IDs{New: func() string { return id }, Parse: asItIs}})
+			})
+			if refused != strings.Contains(message, "does not come back whole") || !refused && message != "" {
+				t.Errorf("%T, IDs with %q: New says %q", test.by, c, message)
+			}
+			if refused {
+				continue
+			}
+			if got := test.comesBack(id); got != id {
+				t.Errorf("%T: the ID %q came back as %q", test.by, id, got)
+			}
+		}
+	}
+	// It does not help that most of them have no such character.
+	n := 0
+	o := &Options{IDs: IDs{Parse: asItIs, New: func() string {
+		if n++; n%3 == 0 {
+			return newID() + "~"
+		}
+		return newID()
+	}}}
+	if panics(func() { New(remote{}, o) }) == "" {
+		t.Error("a '~' in every third ID was not found")
+	}
+}
+
+// asItIs takes everything for an ID.
+func asItIs(s string) (string, bool) { return s, true }
+
+// panics returns what f panics with, "" if it does not.
+func panics(f func()) (message string) {
+	defer func() {
+		if p := recover(); p != nil {
+			message = fmt.Sprint(p)
+		}
+	}()
+	f()
+	return ""
 }
 
 func TestGuard(t *testing.T) {

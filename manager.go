@@ -136,7 +136,7 @@ func New(s store.Store, o *Options) *Manager {
 	defaultTo(&m.o.MaxBytes, 1<<20)
 	defaultTo(&m.o.Buffer, 32<<10)
 	m.o.Cookie.complete()
-	m.o.IDs.complete()
+	m.o.IDs.complete(m.o.Identity)
 	switch id := m.o.Identity.(type) {
 	case nil:
 		m.vary = varyCookie
