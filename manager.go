@@ -265,15 +265,20 @@ func (m *Manager) serve(w http.ResponseWriter, r *http.Request, h http.Handler, 
 		}
 	}
 	if s.stoppedBy() == nil {
-		inner := r.WithContext(&s.ctx)
-		h.ServeHTTP(&s.w, inner)
-		// What was found out about the request is for those around us, as it is
-		// without us: net/http deletes the files of an upload by it.
-		outer.MultipartForm, outer.Pattern = inner.MultipartForm, inner.Pattern
+		s.handle(h, r, outer)
 	}
 	returned = true
 	s.end()
 	over = true
+}
+
+// handle runs the handler. What was found out about the request is then for those
+// around us, as it is without us, however the handler ends: net/http deletes the files
+// of an upload by it.
+func (s *Session) handle(h http.Handler, r, outer *http.Request) {
+	inner := r.WithContext(&s.ctx)
+	defer func() { outer.MultipartForm, outer.Pattern = inner.MultipartForm, inner.Pattern }()
+	h.ServeHTTP(&s.w, inner)
 }
 
 // end finishes a request whose handler has returned, or was stopped for want of

@@ -15,10 +15,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/holdfast-session/holdfast"
+	"github.com/holdfast-session/holdfast/store"
 )
 
 // add adds n to the hits.
@@ -566,52 +568,84 @@ func TestCachesAreTold(t *testing.T) {
 }
 
 // TestUploadsLeaveNoFiles: net/http deletes the temporary files of a form when the
-// request is over, also if a session is around it.
+// request is over, also if a session is around it, and however the handler ends.
 func TestUploadsLeaveNoFiles(t *testing.T) {
-	everywhere(t, func(t *testing.T, on setting) {
-		t.Setenv("TMPDIR", t.TempDir())
-		s := newSite(t, on, holdfast.Options{}, nil)
-		names := make(chan string, 1)
-		s.page("/upload", func(w http.ResponseWriter, r *http.Request) {
+	for _, c := range []struct {
+		name    string
+		outside func(http.Handler) http.Handler
+		then    func(r *http.Request, down func())
+		status  int
+	}{
+		{"returns", plain, func(r *http.Request, down func()) { add(r, 1) }, 200},
+		{"cannot have its session", plain, func(r *http.Request, down func()) {
+			down()
 			add(r, 1)
-			if err := r.ParseMultipartForm(1); err != nil {
-				t.Error(err)
-			}
-			f, _, err := r.FormFile("f")
-			if err != nil {
-				t.Error(err)
-				names <- ""
-				return
-			}
-			defer f.Close()
-			file, ok := f.(*os.File)
-			if !ok {
-				t.Errorf("the upload is in a %T", f)
-				names <- ""
-				return
-			}
-			names <- file.Name()
+		}, 503},
+		{"panics, recovered outside", recoverer, func(r *http.Request, down func()) {
+			add(r, 1)
+			panic("sorry")
+		}, 500},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			everywhere(t, func(t *testing.T, on setting) {
+				t.Setenv("TMPDIR", t.TempDir())
+				var isDown atomic.Bool
+				s := newSite(t, on, holdfast.Options{}, func(string) error {
+					if isDown.Load() {
+						return store.ErrUnavailable
+					}
+					return nil
+				})
+				within := s.m.Handler // so that From is what fails
+				if c.status != 503 {
+					within = s.within
+				}
+				names := make(chan string, 1)
+				s.mux.Handle("/upload", c.outside(within(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					name := ""
+					defer func() { names <- name }()
+					if err := r.ParseMultipartForm(1); err != nil {
+						t.Error(err)
+					}
+					f, _, err := r.FormFile("f")
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					defer f.Close()
+					if file, ok := f.(*os.File); ok {
+						name = file.Name()
+					} else {
+						t.Errorf("the upload is in a %T", f)
+					}
+					c.then(r, func() { isDown.Store(true) })
+				}))))
+				s.begin()
+				var body bytes.Buffer
+				form := multipart.NewWriter(&body)
+				part, err := form.CreateFormFile("f", "f.txt")
+				if err != nil {
+					t.Fatal(err)
+				}
+				part.Write(make([]byte, 1<<20))
+				form.Close()
+				res, err := s.srv.Client().Post(s.srv.URL+"/upload", form.FormDataContentType(), &body)
+				if err != nil {
+					t.Fatal(err)
+				}
+				res.Body.Close()
+				if res.StatusCode != c.status {
+					t.Errorf("the visitor saw %d, want %d", res.StatusCode, c.status)
+				}
+				s.srv.Close() // waits for the end of the request
+				if name := <-names; name != "" {
+					if _, err := os.Stat(name); !errors.Is(err, os.ErrNotExist) {
+						t.Errorf("the file of the upload is still there (%v)", err)
+					}
+				}
+			})
 		})
-		var body bytes.Buffer
-		form := multipart.NewWriter(&body)
-		part, err := form.CreateFormFile("f", "f.txt")
-		if err != nil {
-			t.Fatal(err)
-		}
-		part.Write(make([]byte, 1<<20))
-		form.Close()
-		res, err := s.srv.Client().Post(s.srv.URL+"/upload", form.FormDataContentType(), &body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		res.Body.Close()
-		s.srv.Close() // waits for the end of the request
-		if name := <-names; name != "" {
-			if _, err := os.Stat(name); !errors.Is(err, os.ErrNotExist) {
-				t.Errorf("the file of the upload is still there (%v)", err)
-			}
-		}
-	})
+	}
 }
 
 // TestRouteIsSeenOutside: what is around the middleware (a log, a metric) learns
