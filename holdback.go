@@ -250,8 +250,7 @@ func (w *writer) leave(why leaving) error {
 		w.rw.WriteHeader(code)
 	}
 	if late != nil { // the trailers among it are read when the response ends
-		clear(h)
-		maps.Copy(h, late)
+		w.held.forward(h, late)
 	}
 	if err == nil && w.held != nil && len(w.held.body) > 0 {
 		_, err = w.rw.Write(w.held.body)
@@ -534,6 +533,24 @@ func (b *held) rewind(h http.Header) http.Header {
 		h[f.key], values = values[:f.n:f.n], values[f.n:]
 	}
 	return late
+}
+
+// forward undoes rewind, but for what the gate has done to h meanwhile: a writer below
+// that reads its header later than at WriteHeader, as http.TimeoutHandler's does, is to
+// find that there.
+func (b *held) forward(h, late http.Header) {
+	values := b.values
+	for _, f := range b.fields {
+		if slices.Equal(h[f.key], values[:f.n]) {
+			delete(h, f.key) // what is left in h is the gate's
+		}
+		values = values[f.n:]
+	}
+	for k, v := range late {
+		if _, ok := h[k]; !ok {
+			h[k] = v
+		}
+	}
 }
 
 // same reports whether h is still what was kept.

@@ -37,11 +37,15 @@ type scriptedGate struct {
 	mu     sync.Mutex
 	calls  []string
 	header http.Header // added to the response
+	add    func(h http.Header)
 }
 
 func (g *scriptedGate) leave(status int, h http.Header, why leaving) error {
 	name := [...]string{"end", "full", "flushed", "hijacked"}[why]
 	maps.Copy(h, g.header)
+	if g.add != nil {
+		g.add(h)
+	}
 	return g.called(fmt.Sprintf("leave %d %s", status, name))
 }
 
@@ -657,6 +661,72 @@ func TestHeaderOfTheGateIsSent(t *testing.T) {
 		}
 	}
 }
+
+// What the gate adds is there, and once, for writers that read their header long after
+// WriteHeader, whatever the handler does to its header after the first Write. The
+// header is otherwise what the handler left, as those writers find it without us.
+func TestHeaderOfTheGateIsSentByWritersThatReadItLate(t *testing.T) {
+	outsides := map[string]func(http.Handler) http.Handler{
+		"TimeoutHandler": func(h http.Handler) http.Handler { return http.TimeoutHandler(h, time.Hour, "too slow") },
+		"buffering":      buffering,
+	}
+	lates := map[string]func(h http.Header){
+		"nothing":      func(h http.Header) {},
+		"adds":         func(h http.Header) { h.Set("X-Late", "1") },
+		"changes":      func(h http.Header) { h.Set("X-Early", "2"); h.Set("Vary", "Late") },
+		"deletes":      func(h http.Header) { h.Del("X-Early"); h.Del("Vary"); h.Del("Set-Cookie") },
+		"sets cookies": func(h http.Header) { h.Add("Set-Cookie", "late=1") },
+	}
+	for outside, around := range outsides {
+		for name, late := range lates {
+			for _, size := range []int{1, holdLimit + 1} {
+				ask := func(h http.Handler) http.Header {
+					rec := httptest.NewRecorder()
+					around(h).ServeHTTP(rec, httptest.NewRequest("GET", "/", nil))
+					return rec.Result().Header
+				}
+				h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("X-Early", "1")
+					w.Header().Set("Vary", "Accept")
+					w.Header().Add("Set-Cookie", "app=1")
+					w.Write(make([]byte, size/2))
+					late(w.Header())
+					w.Write(make([]byte, size-size/2))
+				})
+				want := ask(h)
+				want["Set-Cookie"] = []string{"app=1", "session=1"}
+				want["Vary"] = []string{"Accept", "Cookie"}
+				got := ask(heldBack(h, holdLimit, &scriptedGate{add: func(h http.Header) {
+					h.Add("Set-Cookie", "session=1")
+					h.Add("Vary", "Cookie")
+				}}))
+				if !maps.EqualFunc(got, want, slices.Equal) {
+					t.Errorf("%s, which %s, %d bytes: got %v, want %v", outside, name, size, got, want)
+				}
+			}
+		}
+	}
+}
+
+// buffering is middleware that reads its header when the handler has returned, as
+// those do that compress.
+func buffering(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		b := &buffered{ResponseWriter: rw, code: http.StatusOK}
+		h.ServeHTTP(b, r)
+		rw.WriteHeader(b.code)
+		rw.Write(b.body.Bytes())
+	})
+}
+
+type buffered struct {
+	http.ResponseWriter
+	code int
+	body bytes.Buffer
+}
+
+func (b *buffered) WriteHeader(code int)        { b.code = code }
+func (b *buffered) Write(p []byte) (int, error) { return b.body.Write(p) }
 
 // A flush reaches the client while the handler still runs.
 func TestFlushArrives(t *testing.T) {
