@@ -74,7 +74,7 @@ type writer struct {
 	mu      sync.Mutex          // guards what follows
 	rw      http.ResponseWriter // nil after release
 	held    *held               // what waits; nil if nothing does
-	asked   bool                // the handler has seen the header map
+	asked   bool                // the header map may have been changed
 	length  int64               // the body's declared length, or -1
 	written int64               // what the handler wrote of it
 	err     error               // why no more can be written
@@ -133,15 +133,22 @@ func (w *writer) finish() error {
 
 // discard drops what is held. If nothing has left, the underlying writer is then
 // ready for an error page: its header is without what described the dropped
-// response, and has what other middleware put there.
+// response, and has what the middleware around us put there.
 func (w *writer) discard() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.rw != nil && !w.left() {
 		w.code.Store(0)
-		undescribe(w.rw.Header())
+		if w.asked { // else nobody can have changed it
+			h := w.rw.Header()
+			undescribe(h)
+			if w.held != nil {
+				w.held.outer.restore(h)
+			}
+		}
 	}
 	w.end(nil)
+	w.drop()
 }
 
 // release parts w from the connection and returns its buffer, after finish or
@@ -150,6 +157,7 @@ func (w *writer) release() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.end(nil)
+	w.drop()
 	w.rw = nil
 }
 
@@ -161,7 +169,6 @@ func (w *writer) end(err error) {
 	if w.err == nil {
 		w.err = errHandlerDone
 	}
-	w.drop()
 }
 
 // drop gives the buffer back.
@@ -189,11 +196,22 @@ func (w *writer) Header() http.Header {
 		return make(http.Header)
 	}
 	h := w.rw.Header()
-	if w.err == nil && w.status() != 0 && !w.left() {
-		w.hold().keep(h)
+	if !w.left() {
+		w.note(h)
+		if w.err == nil && w.status() != 0 {
+			w.hold().sent.take(h)
+		}
+	}
+	return h
+}
+
+// note keeps the header as the middleware around us has made it, before it can be
+// changed for the first time.
+func (w *writer) note(h http.Header) {
+	if !w.asked && len(h) > 0 {
+		w.hold().outer.take(h)
 	}
 	w.asked = true
-	return h
 }
 
 // WriteHeader notes the status and the header as they are now; they leave with
@@ -233,7 +251,7 @@ func (w *writer) begin(code int) {
 		}
 	}
 	if w.asked { // else nobody can change it before calling Header
-		w.hold().keep(h)
+		w.hold().sent.take(h)
 	}
 }
 
@@ -242,7 +260,7 @@ func (w *writer) leave(why leaving) error {
 	h, code := w.rw.Header(), w.status()
 	var late http.Header
 	if w.held != nil {
-		late = w.held.rewind(h)
+		late = w.held.sent.rewind(h)
 	}
 	err := w.gate.leave(code, h, why)
 	if err == nil {
@@ -250,12 +268,14 @@ func (w *writer) leave(why leaving) error {
 		w.rw.WriteHeader(code)
 	}
 	if late != nil { // the trailers among it are read when the response ends
-		w.held.forward(h, late)
+		w.held.sent.forward(h, late)
 	}
 	if err == nil && w.held != nil && len(w.held.body) > 0 {
 		_, err = w.rw.Write(w.held.body)
 	}
-	w.drop()
+	if w.left() { // else discard needs it
+		w.drop()
+	}
 	w.err = err
 	return err
 }
@@ -387,6 +407,7 @@ func (w *writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err == nil {
 		w.gone.Store(true)
 		w.end(http.ErrHijacked)
+		w.drop()
 	}
 	return conn, buf, err
 }
@@ -397,7 +418,9 @@ func (w *writer) pass(why leaving) (err error) {
 	case w.left():
 		err = w.gate.flushed()
 	case w.status() == 0:
-		err = w.gate.leave(0, w.rw.Header(), why)
+		h := w.rw.Header()
+		w.note(h) // the Hijack may fail
+		err = w.gate.leave(0, h, why)
 	default:
 		return w.leave(why)
 	}
@@ -482,10 +505,16 @@ func undescribe(h http.Header) {
 }
 
 // held is what waits to leave: the body so far, and the header as it was at
-// WriteHeader, kept flat so that keeping it allocates nothing.
+// WriteHeader. Beside it is the header as it was before the handler saw it.
 type held struct {
-	body   []byte
-	kept   bool
+	body        []byte
+	sent, outer snapshot
+}
+
+// A snapshot is a header as it was once, kept flat so that keeping it allocates
+// nothing.
+type snapshot struct {
+	taken  bool
 	fields []field
 	values []string // those of all fields, in their order
 }
@@ -499,48 +528,59 @@ var heldPool = sync.Pool{New: func() any { return &held{body: make([]byte, 0, 4<
 
 // free gives b back to the pool, unless one large response made it too large to keep.
 func (b *held) free() {
-	if cap(b.body) > 2*holdLimit || cap(b.values) > 256 {
+	if cap(b.body) > 2*holdLimit || cap(b.sent.values) > 256 || cap(b.outer.values) > 256 {
 		return
 	}
-	clear(b.fields)
-	clear(b.values)
-	b.body, b.fields, b.values, b.kept = b.body[:0], b.fields[:0], b.values[:0], false
+	b.body = b.body[:0]
+	b.sent.clear()
+	b.outer.clear()
 	heldPool.Put(b)
 }
 
-// keep notes what h is now, at its first call.
-func (b *held) keep(h http.Header) {
-	if b.kept {
+func (s *snapshot) clear() {
+	clear(s.fields)
+	clear(s.values)
+	s.fields, s.values, s.taken = s.fields[:0], s.values[:0], false
+}
+
+// take notes what h is now, at its first call.
+func (s *snapshot) take(h http.Header) {
+	if s.taken {
 		return
 	}
-	b.kept = true
+	s.taken = true
 	for k, v := range h {
-		b.fields = append(b.fields, field{k, len(v)})
-		b.values = append(b.values, v...)
+		s.fields = append(s.fields, field{k, len(v)})
+		s.values = append(s.values, v...)
 	}
 }
 
-// rewind makes h what it was when it was kept. If that changes h, it returns what
+// restore puts what was noted into h, in place of other values of these fields.
+func (s *snapshot) restore(h http.Header) {
+	values := slices.Clone(s.values) // whoever is below may keep them
+	for _, f := range s.fields {
+		h[f.key], values = values[:f.n:f.n], values[f.n:]
+	}
+}
+
+// rewind makes h what it was when it was noted. If that changes h, it returns what
 // h was before, else nil.
-func (b *held) rewind(h http.Header) http.Header {
-	if !b.kept || b.same(h) {
+func (s *snapshot) rewind(h http.Header) http.Header {
+	if !s.taken || s.same(h) {
 		return nil
 	}
 	late := maps.Clone(h)
 	clear(h)
-	values := slices.Clone(b.values) // whoever is below may keep them
-	for _, f := range b.fields {
-		h[f.key], values = values[:f.n:f.n], values[f.n:]
-	}
+	s.restore(h)
 	return late
 }
 
 // forward undoes rewind, but for what the gate has done to h meanwhile: a writer below
 // that reads its header later than at WriteHeader, as http.TimeoutHandler's does, is to
 // find that there.
-func (b *held) forward(h, late http.Header) {
-	values := b.values
-	for _, f := range b.fields {
+func (s *snapshot) forward(h, late http.Header) {
+	values := s.values
+	for _, f := range s.fields {
 		if slices.Equal(h[f.key], values[:f.n]) {
 			delete(h, f.key) // what is left in h is the gate's
 		}
@@ -553,13 +593,13 @@ func (b *held) forward(h, late http.Header) {
 	}
 }
 
-// same reports whether h is still what was kept.
-func (b *held) same(h http.Header) bool {
-	if len(h) != len(b.fields) {
+// same reports whether h is still what was noted.
+func (s *snapshot) same(h http.Header) bool {
+	if len(h) != len(s.fields) {
 		return false
 	}
-	values := b.values
-	for _, f := range b.fields {
+	values := s.values
+	for _, f := range s.fields {
 		v, ok := h[f.key]
 		if !ok || !slices.Equal(v, values[:f.n]) {
 			return false

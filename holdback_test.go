@@ -43,10 +43,11 @@ type scriptedGate struct {
 func (g *scriptedGate) leave(status int, h http.Header, why leaving) error {
 	name := [...]string{"end", "full", "flushed", "hijacked"}[why]
 	maps.Copy(h, g.header)
-	if g.add != nil {
+	err := g.called(fmt.Sprintf("leave %d %s", status, name))
+	if err == nil && g.add != nil {
 		g.add(h)
 	}
-	return g.called(fmt.Sprintf("leave %d %s", status, name))
+	return err
 }
 
 func (g *scriptedGate) flushed() error { return g.called("flushed") }
@@ -863,6 +864,65 @@ func TestErrorPageIsNotDescribedAsTheResponseWas(t *testing.T) {
 	want := http.Header{"X-Request-Id": {"1"}, "Connection": {"close"}, "Access-Control-Allow-Origin": {"*"}, "Content-Security-Policy": {"default-src 'self'"}}
 	if !maps.EqualFunc(rec.Header(), want, slices.Equal) || w.status() != 0 || w.left() || rec.Body.Len() > 0 {
 		t.Errorf("header %v, status %d, body %q", rec.Header(), w.status(), rec.Body)
+	}
+}
+
+// What the middleware around us has put into the header is there for the error page,
+// whatever was done to it since, and however far the response has come.
+func TestErrorPageHasTheHeaderOfTheMiddlewareOutside(t *testing.T) {
+	outer := http.Header{"X-Request-Id": {"1"}, "Content-Encoding": {"gzip"}, "Set-Cookie": {"csrf=1", "a=b"}, "Vary": {"Accept-Encoding"}, "Cache-Control": {"no-cache"}, "Date": nil}
+	spoil := func(w http.ResponseWriter) {
+		h := w.Header()
+		h["Set-Cookie"][0] = "csrf=2"
+		h.Add("Set-Cookie", "app=1")
+		h.Set("Content-Encoding", "br")
+		h.Set("Content-Length", "5")
+		h.Set("Vary", "*")
+		h.Del("X-Request-Id")
+		h.Del("Date")
+	}
+	for name, tt := range map[string]struct {
+		refuse string
+		h      func(w http.ResponseWriter)
+	}{
+		"dropped, not touched":  {"", func(w http.ResponseWriter) { io.WriteString(w, "x") }},
+		"dropped":               {"", spoil},
+		"dropped, written":      {"", func(w http.ResponseWriter) { spoil(w); io.WriteString(w, "x") }},
+		"dropped, changed late": {"", func(w http.ResponseWriter) { io.WriteString(w, "x"); spoil(w) }},
+		"refused at the end":    {"leave 200 end", func(w http.ResponseWriter) { spoil(w); io.WriteString(w, "hello") }},
+		"refused, not touched":  {"leave 200 end", func(w http.ResponseWriter) { io.WriteString(w, "hello") }},
+		"refused at a flush":    {"leave 200 flushed", func(w http.ResponseWriter) { spoil(w); w.(http.Flusher).Flush(); w.Header().Set("Etag", "1") }},
+		"refused, then changed": {"leave 200 flushed", func(w http.ResponseWriter) { w.(http.Flusher).Flush(); spoil(w) }},
+		"refused, changed late": {"leave 200 full", func(w http.ResponseWriter) { io.WriteString(w, "x"); spoil(w); w.Write(make([]byte, holdLimit)) }},
+		"refused at a hijack":   {"leave 0 hijacked", func(w http.ResponseWriter) { spoil(w); http.NewResponseController(w).Hijack() }},
+		"refused after a hijack": {"leave 200 end", func(w http.ResponseWriter) {
+			spoil(w)
+			http.NewResponseController(w).Hijack()
+			io.WriteString(w, "hello")
+		}},
+		"refused at the end, later": {"leave 200 end", func(w http.ResponseWriter) { http.NewResponseController(w).Hijack(); io.WriteString(w, "hello") }},
+	} {
+		rec := httptest.NewRecorder()
+		maps.Copy(rec.Header(), outer.Clone())
+		g := &scriptedGate{refuse: tt.refuse, add: func(h http.Header) { h.Add("Set-Cookie", "session=1") }} // at a hijack that then fails
+		var w writer
+		g.w = &w
+		w.init(struct {
+			hijackFails
+			http.Flusher
+		}{hijackFails{rec}, rec}, httptest.NewRequest("GET", "/", nil), holdLimit, g)
+		tt.h(&w)
+		if tt.refuse != "" {
+			w.finish()
+		}
+		w.discard()
+		if !maps.EqualFunc(rec.Header(), outer, slices.Equal) || rec.Body.Len() > 0 {
+			t.Errorf("%s: header %v, body %q", name, rec.Header(), rec.Body)
+		}
+		w.release()
+		if w.held != nil {
+			t.Errorf("%s: the buffer was not given back", name)
+		}
 	}
 }
 

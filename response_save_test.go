@@ -1,6 +1,7 @@
 package holdfast_test
 
 import (
+	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
@@ -122,6 +123,52 @@ func TestFailedSaveIsAnErrorPage(t *testing.T) {
 		})
 	}
 }
+
+// TestErrorPageThroughMiddlewareOutside: the error page goes through what is around
+// us, and is described as that described it.
+func TestErrorPageThroughMiddlewareOutside(t *testing.T) {
+	compress := func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			http.SetCookie(w, &http.Cookie{Name: "csrf", Value: "1"})
+			w.Header().Set("Content-Encoding", "gzip")
+			z := gzip.NewWriter(w)
+			defer z.Close()
+			next.ServeHTTP(zipped{w, z}, r)
+		})
+	}
+	everywhere(t, func(t *testing.T, on setting) {
+		var fault failures
+		s := newSite(t, on, holdfast.Options{StoreTimeout: 50 * time.Millisecond}, fault.rule)
+		s.mux.Handle("/page", compress(s.within(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			add(r, 10)
+			w.Header().Set("X-A", "1")
+			http.SetCookie(w, &http.Cookie{Name: "a", Value: "1"})
+			io.WriteString(w, "secret")
+		}))))
+		s.begin()
+		for _, f := range fails {
+			fault.set(f.err)
+			got := s.post("/page") // its client unpacks what is said to be packed
+			if got.status != f.status || !strings.HasPrefix(got.body, f.text) {
+				t.Errorf("%v: the visitor saw %d %.100q", f.err, got.status, got.body)
+			}
+			if want := []string{"csrf=1"}; !slices.Equal(got.header["Set-Cookie"], want) {
+				t.Errorf("%v: the visitor got the cookies %q, want %q", f.err, got.header["Set-Cookie"], want)
+			}
+			s.hears(f.err)
+			fault.set(nil)
+			s.shows(begun)
+		}
+	})
+}
+
+// zipped is the writer of middleware that compresses.
+type zipped struct {
+	http.ResponseWriter
+	z *gzip.Writer
+}
+
+func (w zipped) Write(p []byte) (int, error) { return w.z.Write(p) }
 
 // TestFailedCreateIsAnErrorPage: the same where the session is new. There is no
 // cookie.
