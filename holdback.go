@@ -86,6 +86,7 @@ var (
 	_ http.Hijacker                          = (*writer)(nil)
 	_ io.ReaderFrom                          = (*writer)(nil)
 	_ io.StringWriter                        = (*writer)(nil)
+	_ http.Pusher                            = (*writer)(nil)
 	_ interface{ FlushError() error }        = (*writer)(nil)
 	_ interface{ CloseNotify() <-chan bool } = (*writer)(nil)
 )
@@ -410,6 +411,20 @@ func (w *writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		w.drop()
 	}
 	return conn, buf, err
+}
+
+// Push is the underlying writer's: what is pushed is a response of its own. Where that
+// cannot, as over HTTP/1, it is [http.ErrNotSupported].
+func (w *writer) Push(target string, o *http.PushOptions) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.rw == nil {
+		return http.ErrNotSupported
+	}
+	if to, ok := find[http.Pusher](w.rw); ok {
+		return to.Push(target, o)
+	}
+	return http.ErrNotSupported
 }
 
 // pass asks the gate, before a Flush or a Hijack, and sends what is held.

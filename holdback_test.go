@@ -368,6 +368,13 @@ var alike = []struct {
 			<-answered
 		}), time.Nanosecond, "late").ServeHTTP(w, r)
 	}},
+	{"push", func(w http.ResponseWriter, r *http.Request, tell tell) {
+		if r.ProtoMajor == 1 {
+			return // there net/http has no Push at all, and we have one that says so
+		}
+		tell("%v", w.(http.Pusher).Push("/style.css", nil)) // Go's clients allow none
+		tell("%v", w.(http.Pusher).Push("style.css", nil))
+	}},
 	{"abort", func(w http.ResponseWriter, r *http.Request, tell tell) {
 		io.Copy(io.Discard, r.Body)
 		w.Write(make([]byte, 50_000))
@@ -1110,6 +1117,39 @@ func TestReadFromIsLeftToTheServer(t *testing.T) {
 		if got := slices.Contains(rw.from, src); got != tt.left || int64(rec.Body.Len()) != tt.size {
 			t.Errorf("%d bytes: left to the server %v, %d arrived", tt.size, got, rec.Body.Len())
 		}
+	}
+}
+
+// pushes is a writer whose client takes what is pushed.
+type pushes struct {
+	http.ResponseWriter
+	pushed []string
+}
+
+func (p *pushes) Push(target string, o *http.PushOptions) error {
+	p.pushed = append(p.pushed, fmt.Sprint(target, " ", o.Header))
+	return nil
+}
+
+func TestPushIsLeftToTheServer(t *testing.T) {
+	var kept http.Pusher
+	push := func() error {
+		return kept.Push("/style.css", &http.PushOptions{Header: http.Header{"X-A": {"1"}}})
+	}
+	var err error
+	h := heldBack(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		kept = w.(http.Pusher)
+		err = push()
+	}), holdLimit, nil)
+	rw := &pushes{ResponseWriter: httptest.NewRecorder()}
+	h.ServeHTTP(rw, httptest.NewRequest("GET", "/", nil))
+	late := push()
+	if want := []string{"/style.css map[X-A:[1]]"}; err != nil || late != http.ErrNotSupported || !slices.Equal(rw.pushed, want) {
+		t.Errorf("pushed %q (%v), want %q; and when the handler had returned: %v", rw.pushed, err, want, late)
+	}
+	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+	if err != http.ErrNotSupported {
+		t.Errorf("to a writer that cannot: %v", err)
 	}
 }
 
