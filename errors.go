@@ -78,12 +78,14 @@ func (m *Manager) errorPage(w http.ResponseWriter, r *http.Request, err error) {
 		m.o.ErrorPage(w, r, status, err)
 		return
 	}
+	// Whether something was saved we do not always know: by a Save before, or by one
+	// whose reply was lost.
 	text := "The server could not handle the session of this request."
 	switch status {
 	case http.StatusConflict:
-		text = "Your session has changed or ended in another request. Nothing was saved; please load the page again."
+		text = "Your session has changed or ended in another request. What you have just done may not have been saved; please load the page again."
 	case http.StatusServiceUnavailable:
-		text = "Your session is not available at the moment. Nothing was lost; please try again in a few seconds."
+		text = "Your session is not available at the moment. What you have just done may not have been saved; please look again in a few seconds."
 	}
 	http.Error(w, text, status)
 }

@@ -124,6 +124,47 @@ func TestFailedSaveIsAnErrorPage(t *testing.T) {
 	}
 }
 
+// What the default error page says.
+const (
+	unavailable = "Your session is not available at the moment. What you have just done may not have been saved; please look again in a few seconds.\n"
+	conflict    = "Your session has changed or ended in another request. What you have just done may not have been saved; please load the page again.\n"
+)
+
+// TestErrorPageClaimsNothingUntrue: it says the same of what was not saved, and of what
+// was, by a Save before or by one whose reply was lost.
+func TestErrorPageClaimsNothingUntrue(t *testing.T) {
+	everywhere(t, func(t *testing.T, on setting) {
+		var fault failures
+		s := newSite(t, on, holdfast.Options{StoreTimeout: 50 * time.Millisecond}, fault.rule)
+		var then error
+		s.page("/saved", func(w http.ResponseWriter, r *http.Request) {
+			add(r, 1)
+			if err := holdfast.From(r).Save(r.Context()); err != nil {
+				t.Error(err)
+			}
+			add(r, 1000)
+			fault.set(then)
+		})
+		s.begin()
+		for i, c := range []struct {
+			err  error
+			text string
+		}{
+			{store.ErrUnavailable, unavailable},
+			{store.ErrUnsure, unavailable},
+			{store.ErrConflict, conflict},
+		} {
+			then = c.err
+			if got := s.post("/saved"); got.body != c.text {
+				t.Errorf("%v: the visitor saw %d %q, want %q", c.err, got.status, got.body, c.text)
+			}
+			s.hears(c.err)
+			fault.set(nil)
+			s.shows(fmt.Sprint(i+2, " map[a:1]"))
+		}
+	})
+}
+
 // TestErrorPageThroughMiddlewareOutside: the error page goes through what is around
 // us, and is described as that described it.
 func TestErrorPageThroughMiddlewareOutside(t *testing.T) {

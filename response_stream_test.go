@@ -475,7 +475,7 @@ func TestLargeDownload(t *testing.T) {
 					if left == size { // others meanwhile: it is too much for any buffer on the way
 						want := "11 map[a:1]"
 						if on.access == holdfast.Exclusive && !release {
-							want = "Your session is not available at the moment. Nothing was lost; please try again in a few seconds.\n"
+							want = unavailable
 						}
 						if got := s.post("/show"); got.body != want {
 							t.Errorf("another request meanwhile: %d %q, want %q", got.status, got.body, want)
