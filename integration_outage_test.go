@@ -41,7 +41,7 @@ func wantNoMore(t *testing.T, what string, before int, n func() int) {
 func outageShop(t *testing.T, w way, o holdfast.Options) (*shop, *browser, *process) {
 	t.Helper()
 	server := run(t, "stateserver", programConfig{})
-	o.StoreTimeout, o.LockTimeout = 500*time.Millisecond, 5*time.Second
+	o.StoreTimeout, o.LockTimeout = 3*time.Second, 5*time.Second
 	st := openShop(t, dial(t, server.addr), w.with(&o))
 	st.Handle("/", application(st.m))
 	st.HandleFunc("/nothing", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "nothing") })
@@ -72,7 +72,7 @@ func TestStateServerDiesAndComesBack(t *testing.T) {
 					if rp.sessionCookie() != nil {
 						t.Errorf("%s was sent the cookie %v", path, rp.sessionCookie())
 					}
-					if d := time.Since(start); d > 5*time.Second {
+					if d := time.Since(start); d > patience/2 { // half of LockWait
 						t.Errorf("%s took %v", path, d)
 					}
 				}
@@ -130,7 +130,7 @@ func TestStateServerDiesUnderARequest(t *testing.T) {
 			}
 			start := time.Now()
 			wantBusy(t, b.get("/look"))
-			if d := time.Since(start); d > 3*time.Second {
+			if d := time.Since(start); d > patience/2 { // half of LockWait
 				t.Errorf("the next request was answered after %v", d)
 			}
 		})
@@ -181,7 +181,8 @@ func TestStateServerStartsLate(t *testing.T) {
 	t.Parallel()
 	first := run(t, "stateserver", programConfig{})
 	first.kill() // now we have an address where nobody listens
-	st := openShop(t, dial(t, first.addr), &holdfast.Options{StoreTimeout: 200 * time.Millisecond})
+	client := dial(t, first.addr)
+	st := openShop(t, client, &holdfast.Options{StoreTimeout: 200 * time.Millisecond})
 	st.Handle("/", application(st.m))
 	b := st.browser()
 	wantBusy(t, b.get("/Exclusive/hit"))
@@ -189,6 +190,9 @@ func TestStateServerStartsLate(t *testing.T) {
 		t.Errorf("an ID was sent of a session that is not stored: %q", b.id())
 	}
 	run(t, "stateserver", programConfig{Addr: first.addr})
+	patient := openShop(t, client, nil)
+	patient.Handle("/", application(patient.m))
+	b = patient.browser()
 	b.want("/Exclusive/hit", "1")
 	b.want("/Exclusive/hit", "2")
 }

@@ -224,8 +224,9 @@ func TestSaveKeepsTheLock(t *testing.T) {
 			t.Run(what, func(t *testing.T) {
 				st := newShop(t, md, nil)
 				st.Handle("/", application(st.m))
-				other := st.sibling(&holdfast.Options{LockWait: 50 * time.Millisecond})
+				other, patient := st.sibling(&holdfast.Options{LockWait: 50 * time.Millisecond}), st.sibling(nil)
 				other.Handle("/", application(other.m))
+				patient.Handle("/", application(patient.m))
 				g := newGate()
 				var id string
 				st.page("/save", holdfast.Exclusive, func(_ http.ResponseWriter, r *http.Request, s *holdfast.Session) {
@@ -250,7 +251,9 @@ func TestSaveKeepsTheLock(t *testing.T) {
 				g.open()
 				receive(t, done)
 				b.want("/hits", "11")
-				far.want("/Exclusive/hit", "12")
+				last := patient.browser()
+				last.setID(id)
+				last.want("/Exclusive/hit", "12")
 				if b.id() != id {
 					t.Errorf("the browser has the ID %q, the handler had %q", b.id(), id)
 				}
@@ -449,27 +452,35 @@ func TestSessionIDsAreNeverLogged(t *testing.T) {
 		t.Run(fmt.Sprint("PlainIDs ", plain), func(t *testing.T) {
 			byEveryIdentity(t, func(t *testing.T, md mode) {
 				var log lockedBuffer
-				st := newShop(t, md, &holdfast.Options{
-					PlainIDs: plain, LockTimeout: time.Second, LockWait: 200 * time.Millisecond, StoreTimeout: 300 * time.Millisecond,
+				o := holdfast.Options{
+					PlainIDs: plain, LockTimeout: time.Second,
 					Logger:  slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 					OnError: func(_ context.Context, err error) { fmt.Fprintf(&log, "%v %+v %#v\n", err, err, err) },
-				})
+				}
+				short := o
+				short.LockWait, short.StoreTimeout = 200*time.Millisecond, 300*time.Millisecond
+				st := newShop(t, md, &short)
 				st.Handle("/", application(st.m))
+				patient := st.sibling(&o) // for what does not go wrong
+				patient.Handle("/", application(patient.m))
 				st.HandleFunc("/keep", func(http.ResponseWriter, *http.Request) {})
 				st.do("/500", holdfast.ReadOnly, func(s *holdfast.Session) any { hits.Set(s, 1); return nil })
 				st.moves("/regenerate", holdfast.Exclusive, func(s *holdfast.Session) any { s.RegenerateID(); return nil })
 				var ids []string
 				var logID string
-				st.do("/logID", holdfast.ReadOnly, func(s *holdfast.Session) any { logID = s.LogID(); return logID })
+				patient.do("/logID", holdfast.ReadOnly, func(s *holdfast.Session) any { logID = s.LogID(); return logID })
 				for _, rule := range []func(storetest.Call) storetest.Fault{
 					refuse(), refuse("Save"), refuse("Unlock"), refuse("Remove"), refuse("Create"), refuse("Touch"),
 					storetest.Random(1, 0, 1),
 				} {
+					well := patient.browser()
+					well.want("/Exclusive/hit", "1")
+					well.want("/Exclusive/hit", "2")
+					well.get("/logID")
+					ids = append(ids, well.id(), patient.last.Load().Session)
 					b := st.browser()
-					b.want("/Exclusive/hit", "1")
-					b.want("/Exclusive/hit", "2")
-					b.get("/logID")
-					ids = append(ids, b.id(), st.last.Load().Session)
+					b.setID(well.id())
+					b.get("/hits")
 					st.fail(rule)
 					for _, path := range []string{"/keep", "/hits", "/look", "/Merge/hit", "/Exclusive/hit", "/500", "/regenerate", "/out"} {
 						b.fetch(t.Context(), path, nil)

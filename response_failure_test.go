@@ -207,20 +207,48 @@ func TestFailureIsDiscardedWhole(t *testing.T) {
 	}
 }
 
+// A deadline is a request's context whose time runs out when the test says so:
+// http.TimeoutHandler gives its handler up then, however long anything has taken.
+type deadline struct {
+	context.Context
+	passed chan struct{}
+}
+
+func (d deadline) Done() <-chan struct{} { return d.passed }
+
+func (d deadline) Err() error {
+	select {
+	case <-d.passed:
+		return context.DeadlineExceeded
+	default:
+		return nil
+	}
+}
+
+// givenUp is h within an http.TimeoutHandler that gives it up when passed is closed.
+func givenUp(h http.HandlerFunc, passed chan struct{}) http.Handler {
+	inner := http.TimeoutHandler(h, time.Hour, "too slow")
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		inner.ServeHTTP(w, r.WithContext(deadline{r.Context(), passed}))
+	})
+}
+
 // TestTimeoutHandlerInside: the handler that is given up runs on, but has its
 // session no more.
 func TestTimeoutHandlerInside(t *testing.T) {
 	everywhere(t, func(t *testing.T, on setting) {
 		s := newSite(t, on, holdfast.Options{}, nil)
-		proceed, late := make(chan struct{}), make(chan error, 1)
-		s.mux.Handle("/fail", s.within(http.TimeoutHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		passed, proceed, late := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+		s.mux.Handle("/fail", s.within(givenUp(func(w http.ResponseWriter, r *http.Request) {
+			defer close(late)
 			session := holdfast.From(r)
 			spoil(r)
 			fmt.Fprint(w, "all is well")
+			close(passed)
 			<-proceed
 			siteHits.Set(session, 5000)
 			late <- session.Save(r.Context())
-		}), 200*time.Millisecond, "too slow")))
+		}, passed)))
 		s.begin()
 		if got := s.post("/fail"); got.status != 503 || got.body != "too slow" || got.header.Get("Set-Cookie") != "" {
 			t.Errorf("the visitor saw %d %q %v", got.status, got.body, got.header)
@@ -275,47 +303,54 @@ func TestTimeoutHandlerInsideWhileWaiting(t *testing.T) {
 func TestTimeoutHandlerOutside(t *testing.T) {
 	for _, c := range []struct {
 		name string
-		h    http.HandlerFunc
+		h    func(w http.ResponseWriter, r *http.Request, tooLate func())
 		want string
 	}{
-		{"changed before", func(w http.ResponseWriter, r *http.Request) {
+		{"changed before", func(w http.ResponseWriter, r *http.Request, tooLate func()) {
 			spoil(r)
 			fmt.Fprint(w, "all is well")
-			<-r.Context().Done()
+			tooLate()
 		}, begun},
-		{"changed after", func(w http.ResponseWriter, r *http.Request) {
+		{"changed after", func(w http.ResponseWriter, r *http.Request, tooLate func()) {
 			holdfast.From(r)
-			<-r.Context().Done()
+			tooLate()
 			spoil(r)
 			io.WriteString(w, big)
 		}, begun},
-		{"panics after", func(w http.ResponseWriter, r *http.Request) {
+		{"panics after", func(w http.ResponseWriter, r *http.Request, tooLate func()) {
 			spoil(r)
-			<-r.Context().Done()
+			tooLate()
 			panic(http.ErrAbortHandler)
 		}, begun},
-		{"saved before", func(w http.ResponseWriter, r *http.Request) {
+		{"saved before", func(w http.ResponseWriter, r *http.Request, tooLate func()) {
 			siteHits.Set(holdfast.From(r), 2)
 			if err := holdfast.From(r).Save(r.Context()); err != nil {
 				panic(err)
 			}
-			<-r.Context().Done()
+			tooLate()
 			spoil(r)
 		}, "2 map[a:1]"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			everywhere(t, func(t *testing.T, on setting) {
 				s := newSite(t, on, holdfast.Options{}, nil)
-				returned := make(chan struct{})
-				inner := s.within(c.h)
-				s.mux.Handle("/fail", http.TimeoutHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				passed, answered, returned := make(chan struct{}), make(chan struct{}), make(chan struct{})
+				inner := s.within(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					c.h(w, r, func() {
+						close(passed)
+						<-r.Context().Done()
+						<-answered
+					})
+				}))
+				s.mux.Handle("/fail", givenUp(func(w http.ResponseWriter, r *http.Request) {
 					defer close(returned)
 					inner.ServeHTTP(w, r)
-				}), 200*time.Millisecond, "too slow"))
+				}, passed))
 				s.begin()
 				if got := s.post("/fail"); got.status != 503 || got.body != "too slow" || got.header.Get("Set-Cookie") != "" {
 					t.Errorf("the visitor saw %d %q %v", got.status, got.body, got.header)
 				}
+				close(answered)
 				<-returned
 				s.shows(c.want)
 			})
