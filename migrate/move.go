@@ -159,10 +159,10 @@ func (p *pair) moveLocked(ctx context.Context, id store.ID, o store.LockOptions,
 	if err == nil {
 		err = visitor.Err()
 	}
-	if err != nil {
-		return p.giveBack(ctx, id, o.Owner, err)
+	if err != nil && !o.Renew {
+		err = p.giveBack(ctx, id, o.Owner, err)
 	}
-	return nil
+	return err
 }
 
 // giveBack gives up whatever lock the owner has, in either place, because of err.

@@ -124,7 +124,7 @@ func (s *Store) Lock(ctx context.Context, id store.ID, o store.LockOptions, rec 
 		ans, err = s.wait(ctx, o, end, ask)
 	}
 	if err != nil {
-		if ctx.Err() != nil && !errors.Is(err, store.ErrUnavailable) {
+		if ctx.Err() != nil && !errors.Is(err, store.ErrUnavailable) && !o.Renew {
 			s.giveBack(key, o.Owner, errors.Is(err, store.ErrUnsure))
 		}
 		return err
@@ -194,9 +194,10 @@ func (s *Store) hear() {
 		}
 		return err
 	})
+	warned := false
 	for pause := firstPause; s.ctx.Err() == nil; pause = min(2*pause, time.Second) {
 		// It does not return while it works, and tries again by itself where it can.
-		_ = s.client.Receive(ctx, s.client.B().Subscribe().Channel(inbox).Build(), func(m valkey.PubSubMessage) {
+		err := s.client.Receive(ctx, s.client.B().Subscribe().Channel(inbox).Build(), func(m valkey.PubSubMessage) {
 			if len(m.Message) < 8 {
 				return
 			}
@@ -204,6 +205,11 @@ func (s *Store) hear() {
 				s.later(func(ctx context.Context) { s.leave(ctx, m.Message[8:], owner, true) })
 			}
 		})
+		if _, refused := valkey.IsValkeyErr(err); refused && !warned {
+			warned = true
+			s.o.Logger.Warn("redisstore: the server does not let this user listen, so who waits for a lock asks again and again; allow the user these channels",
+				"channels", s.keys.inboxes()+"*", "err", err)
+		}
 		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -251,6 +252,45 @@ func (j *journal) Write(p []byte) (int, error) {
 }
 
 func (j *journal) logger() *slog.Logger { return slog.New(slog.NewTextHandler(j, nil)) }
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.b.String()
+}
+
+// TestDeafWaiters: a user that may not listen is told so in the log, and who waits for a
+// lock gets it all the same.
+func TestDeafWaiters(t *testing.T) {
+	t.Parallel()
+	server := servers.StartRedis(t, nil)
+	server.Do(t, "ACL", "SETUSER", "shop", "on", ">pw", "~holdfast:*", "+@all", "resetchannels")
+	var j journal
+	s, err := redisstore.Open(strings.Replace(server.URL(), "://", "://shop:pw@", 1), &redisstore.Options{Logger: j.logger()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	id := testID("s")
+	mustCreate(t, s, id, store.Record{})
+	var held, rec store.Record
+	if err := s.Lock(ctx, id, store.LockOptions{Owner: 1}, &held); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan error, 1)
+	go func() { got <- s.Lock(ctx, id, store.LockOptions{Owner: 2, Wait: time.Minute}, &rec) }()
+	for end := time.Now().Add(time.Minute); !strings.Contains(j.String(), "holdfast:inbox:*"); runtime.Gosched() {
+		if time.Now().After(end) {
+			t.Fatalf("nothing in the log of who may not listen: %s", j.String())
+		}
+	}
+	if err := s.Unlock(ctx, id, held.Lock); err != nil {
+		t.Errorf("Unlock: %v", err)
+	}
+	if err := <-got; err != nil {
+		t.Errorf("Lock of one who waits: %v", err)
+	}
+}
 
 // TestRisksAreTold: once, when the store begins.
 func TestRisksAreTold(t *testing.T) {

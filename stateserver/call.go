@@ -401,6 +401,9 @@ func (c *Client) takenBack(ctx context.Context, owner uint64) error {
 	if done == nil {
 		return nil
 	}
+	if c.breaker.open.Load() {
+		return c.failed(store.ErrUnavailable, c.breaker.err()) // that may take as long as the server is away
+	}
 	select {
 	case <-done:
 		return nil
