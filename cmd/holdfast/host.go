@@ -33,6 +33,13 @@ type hostFlags struct {
 	verbose bool
 }
 
+// Names in the platform's place for state: of a host's folder, before the host's own name,
+// and of the socket in it.
+const (
+	hostFolder  = "host-"
+	adminSocket = "admin.sock"
+)
+
 // A hostPlace is where a host keeps its journal, and is asked how it is.
 type hostPlace struct {
 	name  string
@@ -52,10 +59,7 @@ func (p *hostPlace) complete(program string) error {
 		p.name = strings.TrimSuffix(filepath.Base(program), ".exe")
 	}
 	if p.state == "" {
-		if p.name == "" && p.admin == "" {
-			return errors.New("which host? Name its application, or its --name, --state or --admin")
-		}
-		if p.name == "" {
+		if p.name == "" { // there is --admin
 			return nil
 		}
 		if p.name != filepath.Base(p.name) || strings.HasPrefix(p.name, ".") {
@@ -65,10 +69,10 @@ func (p *hostPlace) complete(program string) error {
 		if err != nil {
 			return errors.New("there is no folder for state here (no home directory is known); name one with --state DIR")
 		}
-		p.state = filepath.Join(data, "host-"+p.name)
+		p.state = filepath.Join(data, hostFolder+p.name)
 	}
 	if p.admin == "" {
-		p.admin = "unix:" + filepath.Join(p.state, "admin.sock")
+		p.admin = "unix:" + filepath.Join(p.state, adminSocket)
 	}
 	return nil
 }

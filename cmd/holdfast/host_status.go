@@ -6,8 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -29,11 +33,11 @@ func hostStatusCommand() *cobra.Command {
 		Use:   "status [app]",
 		Short: "Say how the workers of a host are, and what happened to them",
 		Long: `It asks the host of the application, which it finds by the name of its program, or by
-the same --name, --state or --admin as the host has. Of a host that does not run it
-shows the journal.`,
+the same --name, --state or --admin as the host has. Without any of them it asks the only
+host that there is. Of a host that does not run it shows the journal.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := place.complete(strings.Join(args, "")); err != nil {
+			if err := place.find(args, cmd.ErrOrStderr()); err != nil {
 				return err
 			}
 			status, err := place.status(cmd.Context())
@@ -72,7 +76,7 @@ func hostRecycleCommand() *cobra.Command {
 failed too often, is started again.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := place.complete(strings.Join(args, "")); err != nil {
+			if err := place.find(args, cmd.ErrOrStderr()); err != nil {
 				return err
 			}
 			form := url.Values{"why": {why}}
@@ -90,6 +94,51 @@ failed too often, is started again.`,
 	cmd.Flags().IntVar(&worker, "worker", 0, "`number` of the worker (default all of them)")
 	cmd.Flags().StringVar(&why, "why", "", "what the journal is to say")
 	return cmd
+}
+
+// find completes p for a command that asks a host: the one of args or of the flags or,
+// if they name none, the only one that there is. It tells w which that is.
+func (p *hostPlace) find(args []string, w io.Writer) error {
+	app := strings.Join(args, "")
+	if app == "" && p.name == "" && p.state == "" && p.admin == "" {
+		data, err := serve.DefaultData(os.Getenv)
+		if err != nil {
+			return errors.New("which host? Name its application, or its --name, --state or --admin")
+		}
+		if p.name, err = onlyHost(data); err != nil {
+			return err
+		}
+		fmt.Fprintf(w, "holdfast: the host of %s\n", p.name)
+	}
+	return p.complete(app)
+}
+
+// onlyHost is the name of the host whose folder is in data: of the only one that runs or,
+// if none does, of the only one that did.
+func onlyHost(data string) (string, error) {
+	folders, err := filepath.Glob(filepath.Join(data, hostFolder+"*"))
+	if err != nil {
+		return "", err
+	}
+	var all, running []string
+	for _, folder := range folders {
+		name := strings.TrimPrefix(filepath.Base(folder), hostFolder)
+		all = append(all, name)
+		if c, err := net.Dial("unix", filepath.Join(folder, adminSocket)); err == nil {
+			c.Close()
+			running = append(running, name)
+		}
+	}
+	if len(running) > 0 {
+		all = running
+	}
+	switch len(all) {
+	case 0:
+		return "", fmt.Errorf("there is no host of this user (%s has none); name it by --state or --admin if it has such", data)
+	case 1:
+		return all[0], nil
+	}
+	return "", fmt.Errorf("which host? There is %s: name one, as in holdfast host status %s", strings.Join(all, ", "), all[0])
 }
 
 // status asks the host how it is.
@@ -116,8 +165,11 @@ func (p *hostPlace) call(ctx context.Context, method, path string) ([]byte, erro
 		return nil, err
 	}
 	resp, err := client.Do(req)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("the host on %s cannot be asked: permission denied; ask as the user that it runs as", p.admin)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("no host answers on %s", p.admin)
+		return nil, fmt.Errorf("no host answers on %s: %w", p.admin, withoutAddress(err))
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)

@@ -179,7 +179,52 @@ func TestHostAdminCalls(t *testing.T) {
 	}
 }
 
+// Without a name the only host is asked: the only one that runs, or the only one there is.
+func TestTheOnlyHost(t *testing.T) {
+	data := t.TempDir()
+	t.Setenv("STATE_DIRECTORY", data)
+	ask := func(args ...string) (out, errs bytes.Buffer, status int) {
+		status = run(append([]string{"host"}, args...), &out, &errs)
+		return out, errs, status
+	}
+	begin := func(name string) *program {
+		t.Helper()
+		p := start(t, "host", "--state", filepath.Join(data, "host-"+name), "--name", name, "--listen", "127.0.0.1:0", "--",
+			"/usr/bin/env", programVar+"=", appVar+"=1", os.Args[0])
+		p.ready("holdfast: " + name + " on ")
+		return p
+	}
+	wantOne := func(out, errs bytes.Buffer, status int) {
+		t.Helper()
+		if status != 0 || !strings.Contains(out.String(), "host started") || !strings.Contains(errs.String(), "holdfast: the host of one\n") {
+			t.Errorf("status %d, %s%s", status, &out, &errs)
+		}
+	}
+	one := begin("one")
+	wantOne(ask("status"))
+	if out, errs, status := ask("recycle"); status != 0 || out.String() != "recycled\n" || errs.String() != "holdfast: the host of one\n" {
+		t.Errorf("recycle: status %d, %s%s", status, &out, &errs)
+	}
+	two := begin("two")
+	for _, args := range [][]string{{"status"}, {"recycle"}} {
+		if out, errs, status := ask(args...); status != 1 || !strings.Contains(errs.String(), "which host? There is one, two: name one") {
+			t.Errorf("%s: status %d, %s%s", args, status, &out, &errs)
+		}
+	}
+	two.stop()
+	wantOne(ask("status"))
+	one.stop()
+	if out, errs, status := ask("status"); status != 1 || !strings.Contains(errs.String(), "There is one, two") {
+		t.Errorf("of two that ended: status %d, %s%s", status, &out, &errs)
+	}
+	if err := os.RemoveAll(filepath.Join(data, "host-two")); err != nil {
+		t.Fatal(err)
+	}
+	wantOne(ask("status"))
+}
+
 func TestMistakesWithHosts(t *testing.T) {
+	t.Setenv("STATE_DIRECTORY", t.TempDir())
 	for _, c := range []struct{ args, want string }{
 		{"host", "requires at least 1 arg"},
 		{"host -- /no/such/app", "the application cannot be run"},
@@ -191,8 +236,9 @@ func TestMistakesWithHosts(t *testing.T) {
 		{"host --admin 0.0.0.0:0 --state STATE -- /bin/true", "add --admin-remote"},
 		{"host --listen nowhere --state STATE -- /bin/true", "--listen"},
 		{"host --name ../x -- /bin/true", "cannot be the name of a folder"},
-		{"host status", "which host?"},
-		{"host status --state STATE", "no host answers on unix:"},
+		{"host status", "there is no host of this user"},
+		{"host recycle", "there is no host of this user"},
+		{"host status --state STATE", "/admin.sock: connect: no such file or directory"},
 		{"host recycle --admin off", "no admin listener to ask"},
 	} {
 		t.Run(c.args, func(t *testing.T) {

@@ -130,11 +130,17 @@ func listenError(addr, flag string, err error, others string) error {
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return fmt.Errorf("cannot listen on %s: this machine has no such address; choose one with %s", addr, flag)
 	}
+	return fmt.Errorf("cannot listen on %s: %w; choose an address such as 127.0.0.1:0 with %s", addr, withoutAddress(err), flag)
+}
+
+// withoutAddress is what is wrong with a connection or listener, for a message that has
+// its address already.
+func withoutAddress(err error) error {
 	var op *net.OpError
 	if errors.As(err, &op) {
-		err = op.Err
+		return op.Err
 	}
-	return fmt.Errorf("cannot listen on %s: %w; choose an address such as 127.0.0.1:0 with %s", addr, err, flag)
+	return err
 }
 
 // isInUse reports whether err says that an address is in use.
