@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 	"text/tabwriter"
@@ -97,6 +98,11 @@ func (m *migration) run(ctx context.Context, stdin io.Reader) error {
 	case m.o.Rate < 0 || m.o.Parallel < 1 || m.o.LockTimeout <= 0:
 		return errors.New("--rate, --parallel and --lock-timeout are numbers above 0")
 	}
+	if dir, ok := placeOf(m.from, "logstore:"); ok {
+		if err := wantLog(dir); err != nil {
+			return fmt.Errorf("--from: %w", err)
+		}
+	}
 	from, err := openPlace("--from", m.from)
 	if err != nil {
 		return err
@@ -134,6 +140,33 @@ func (m *migration) run(ctx context.Context, stdin io.Reader) error {
 		return explain(ctx, err)
 	}
 	return explain(ctx, m.check(ctx, from, to))
+}
+
+// placeOf returns the file or folder that a spec of mode.Open names, if its scheme is that.
+func placeOf(spec, scheme string) (path string, ok bool) {
+	if len(spec) < len(scheme) || !strings.EqualFold(spec[:len(scheme)], scheme) {
+		return "", false
+	}
+	path, _, _ = strings.Cut(spec[len(scheme):], "?")
+	return path, path != ""
+}
+
+// wantLog refuses a folder that no log of sessions is in, such as one that is misspelled:
+// it would be made, and found to be empty.
+func wantLog(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("there is no folder %s", dir)
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), ".seg") {
+			return nil
+		}
+	}
+	return fmt.Errorf("there are no sessions in the folder %s, and never were; is it another one?", dir)
 }
 
 // openPlace opens a store that other processes reach, too.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -99,6 +100,20 @@ func migrates(t *testing.T, status int, want string, args ...string) (stdout, st
 		t.Fatalf("migrate %s: status %d, want %d and %q; it said\n%s%s", strings.Join(args, " "), got, status, want, &out, &errs)
 	}
 	return out.String(), errs.String()
+}
+
+// A misspelled folder is not made, and found to be empty.
+func TestMigrateFromNowhere(t *testing.T) {
+	dir := t.TempDir()
+	typo := filepath.Join(dir, "typo")
+	migrates(t, 1, "--from: there is no folder "+typo, "--from", "logstore:"+typo, "--to", "stateserver://127.0.0.1:1")
+	if _, err := os.Stat(typo); err == nil {
+		t.Error("the folder has been made")
+	}
+	migrates(t, 1, "there are no sessions in the folder "+dir, "--from", "LogStore:"+dir+"?sync=always", "--to", "stateserver://127.0.0.1:1")
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
+		t.Errorf("in the folder: %v, %v", entries, err)
+	}
 }
 
 // TestMigrate moves the sessions of a folder to a state server, and those of one
