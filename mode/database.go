@@ -95,6 +95,7 @@ type database struct {
 	connect func() (*sql.DB, error)
 	conns   int
 	notify  bool
+	file    string // of SQLite, whose errors do not name it
 	Database
 }
 
@@ -160,6 +161,9 @@ func (d *database) store() (Store, error) {
 		d.Options.Notifier = pgnotify.New(d.DB)
 	}
 	s, err := sqlstore.New(d.DB, &d.Options)
+	if err != nil && d.file != "" {
+		err = fmt.Errorf("%s: %w", d.file, err)
+	}
 	if err != nil {
 		return nil, errors.Join(err, d.DB.Close())
 	}
@@ -258,6 +262,7 @@ func parseSQLite(d *database, file string, p *params) error {
 	if err != nil {
 		return err
 	}
+	d.file = file
 	u := url.URL{Scheme: "file", Path: filepath.ToSlash(abs)}
 	pragmas := url.Values{"_pragma": {
 		"journal_mode(wal)", fmt.Sprintf("busy_timeout(%d)", sqliteBusy.Milliseconds()), "synchronous(" + mode + ")",

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 	"text/tabwriter"
@@ -65,13 +66,21 @@ func (f *sqlFlags) with(cmd *cobra.Command, do func(ctx context.Context, d *mode
 		spec = os.Getenv(mode.StoreVar)
 	}
 	if spec == "" {
-		return errors.New("--store says which database; write --store postgres://user:password@host/database, or set " + mode.StoreVar)
+		hint := ""
+		if cmd.Name() == "export" {
+			hint = ", or without a database --dialect postgresql, mysql, sqlite, sqlserver or oracle"
+		}
+		return errors.New("--store says which database; write --store postgres://user:password@host/database, or set " + mode.StoreVar + hint)
 	}
 	d, err := mode.OpenDatabase(spec)
 	if err != nil {
 		return err
 	}
 	defer d.DB.Close()
+	file, isFile := placeOf(spec, "sqlite:")
+	if _, err := os.Stat(file); isFile && cmd.Name() != "install" && cmd.Name() != "export" && errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("there is no file %s; holdfast sql install makes it", file) // SQLite would, with nothing in it
+	}
 	if f.aspState && d.Options.Dialect != sqlstore.SQLServer {
 		return errors.New("--aspstate is for sqlserver:// only: ASP.NET has such tables nowhere else")
 	}
@@ -83,7 +92,11 @@ func (f *sqlFlags) with(cmd *cobra.Command, do func(ctx context.Context, d *mode
 		ctx, cancel = context.WithTimeout(ctx, f.timeout)
 		defer cancel()
 	}
-	return do(ctx, d)
+	err = do(ctx, d)
+	if err != nil && isFile {
+		err = fmt.Errorf("%s: %w", file, err) // SQLite's errors do not say which
+	}
+	return err
 }
 
 func (f *sqlFlags) installCommand() *cobra.Command {

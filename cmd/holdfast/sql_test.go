@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -44,7 +45,7 @@ func TestSQL(t *testing.T) {
 				sep = "&"
 			}
 			other := spec + sep + "table=my+sessions"
-			wants(t, sqlSays(t, 1, "status", "--store", spec), "there are no tables; holdfast sql install makes them")
+			wants(t, sqlSays(t, 1, "status", "--store", spec), "holdfast sql install makes") // the file, or the tables
 			for range 2 {
 				wants(t, sqlSays(t, 0, "install", "--store", spec), "the tables are there: "+name)
 			}
@@ -175,4 +176,27 @@ func TestServeStoreMistakes(t *testing.T) {
 		t.Errorf("%s", p.stdout)
 	}
 	wants(t, p.stdout.String(), "store: postgres://…@h/db")
+}
+
+// SQLite's errors do not name the file, and what only looks makes none.
+func TestSQLNamesTheFile(t *testing.T) {
+	dir := t.TempDir()
+	typo, text := filepath.Join(dir, "typo.db"), filepath.Join(dir, "text.db")
+	for _, command := range []string{"status", "sweep", "remove"} {
+		wants(t, sqlSays(t, 1, command, "--store", "sqlite:"+typo), "there is no file "+typo)
+	}
+	if _, err := os.Stat(typo); err == nil {
+		t.Error("the file has been made")
+	}
+	nowhere := filepath.Join(dir, "nowhere", "x.db")
+	wants(t, sqlSays(t, 1, "install", "--store", "sqlite:"+nowhere), nowhere+": ")
+	if err := os.WriteFile(text, []byte(strings.Repeat("no database at all\n", 100)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wants(t, sqlSays(t, 1, "status", "--store", "sqlite:"+text), text+": ")
+	p := start(t, "serve", "--listen", "127.0.0.1:0", "--store", "sqlite:"+text)
+	p.wait()
+	wants(t, p.stderr.String(), text+": ")
+
+	wants(t, sqlSays(t, 1, "export"), "or without a database --dialect postgresql")
 }
