@@ -118,9 +118,9 @@ func accepts(ctx context.Context, p *process) error {
 
 var errSelf = errors.New("connected to itself")
 
-// dial connects to a worker. Where nobody listens, the kernel may by chance connect
-// a socket to itself, since workers' ports are from the range that it gives to
-// clients; that is no worker.
+// dial connects to a worker. Where nobody listens and workers' ports are in the range
+// that the kernel gives to clients, which somebody must have set lower than it is by
+// default, it may by chance connect a socket to itself; that is no worker.
 func dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	d := net.Dialer{Timeout: 2 * time.Second}
 	c, err := d.DialContext(ctx, network, addr)
