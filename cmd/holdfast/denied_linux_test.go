@@ -52,3 +52,42 @@ func TestHostOfAnother(t *testing.T) {
 		}
 	}
 }
+
+// A folder that is another's is what is wrong, not the port.
+func TestServeInTheFolderOfAnother(t *testing.T) {
+	dir, err := os.MkdirTemp("", "holdfast")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o555); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ args, want string }{
+		{"--data " + dir, "this user cannot write to the data folder; change whose it is, or name another with --data: "},
+		{"--memory --listen unix:" + dir + "/s.sock", "This user may make no socket in " + dir + "; change whose that is, or choose another path with --listen"},
+	} {
+		p := startWith(t, stranger(t), append([]string{"serve"}, strings.Fields(c.args)...)...)
+		if p.wait() != 1 || !strings.Contains(p.stderr.String(), c.want) {
+			t.Errorf("serve %s: status %d, %s", c.args, p.wait(), p.stderr)
+		}
+	}
+}
+
+func TestTakeoverFromAnother(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, "serve", "--listen", "127.0.0.1:0", "--data", dir)
+	p.ready(ready)
+	if os.Geteuid() != 0 {
+		if err := os.Chmod(filepath.Join(dir, "control.sock"), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	q := startWith(t, stranger(t), "serve", "--listen", "127.0.0.1:0", "--data", dir, "--takeover")
+	if q.wait() != 1 || !strings.Contains(q.stderr.String(), "taking over: this user may not ask the server that has the folder; run this as the user that it runs as") {
+		t.Errorf("status %d, %s", q.wait(), q.stderr)
+	}
+}

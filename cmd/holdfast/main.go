@@ -26,6 +26,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -119,12 +120,15 @@ func logger(w io.Writer, verbose bool) *slog.Logger {
 // listenError says what to do about a listener that cannot be had. flag is where its
 // address is from, and others names what may have the port already.
 func listenError(addr, flag string, err error, others string) error {
+	path, isUnix := strings.CutPrefix(addr, "unix:")
 	switch {
-	case isInUse(err) && strings.HasPrefix(addr, "unix:"):
+	case isInUse(err) && isUnix:
 		return fmt.Errorf("cannot listen on %s: somebody does already. Stop that one, or choose another path", addr)
 	case isInUse(err):
 		return fmt.Errorf("cannot listen on %s: the port is taken. %s may be running there already; "+
 			"stop it, or choose another port with %s (port 0 takes a free one)", addr, others, flag)
+	case errors.Is(err, fs.ErrPermission) && isUnix:
+		return fmt.Errorf("cannot listen on %s: permission denied. This user may make no socket in %s; change whose that is, or choose another path with %s", addr, filepath.Dir(path), flag)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("cannot listen on %s: permission denied. Ports below 1024 need rights that other ports do not; choose one with %s", addr, flag)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):

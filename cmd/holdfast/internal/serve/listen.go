@@ -1,13 +1,16 @@
 package serve
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 
 	"github.com/holdfast-session/holdfast/stateserver"
 )
@@ -97,6 +100,9 @@ func (c *Config) listen(open []*listener) (taken []*listener, err error) {
 		if err := os.MkdirAll(c.Data, 0o700); err != nil {
 			return nil, fmt.Errorf("the data folder cannot be made; name another with --data: %w", err)
 		}
+		if err := writable(c.Data); err != nil {
+			return nil, fmt.Errorf("this user cannot write to the data folder; change whose it is, or name another with --data: %w", err)
+		}
 	}
 	want := func(role, addr string) error {
 		for i, l := range open {
@@ -129,6 +135,19 @@ func (c *Config) listen(open []*listener) (taken []*listener, err error) {
 		}
 	}
 	return taken, nil
+}
+
+// writable refuses a folder in which this user may not make files. (Where there is no room
+// for any, the store finds out, and says what to do.)
+func writable(dir string) error {
+	f, err := os.CreateTemp(dir, ".holdfast-")
+	if err != nil {
+		if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
+			return err
+		}
+		return nil
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
 // A ListenError is a listener that cannot be had.

@@ -160,6 +160,8 @@ func succeed(ctx context.Context, path string, limit time.Duration, version stri
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return nil, errNobody
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("taking over: this user may not ask the server that has the folder; run this as the user that it runs as: %w", err)
 	case err != nil:
 		return nil, err
 	}
