@@ -123,13 +123,15 @@ func (c *Config) complete(getenv func(string) string) error {
 		name string
 		is   bool
 		not  []string
+		why  string
 	}{
-		{"memory", c.Memory, []string{"store", "data", "sync", "max-disk"}},
-		{"store", c.Store != "", []string{"data", "sync", "max-disk", "max-memory"}},
+		{"memory", c.Memory, []string{"store"}, "sessions are kept in one place"},
+		{"memory", c.Memory, []string{"data", "sync", "max-disk"}, "there is no folder to keep sessions in"},
+		{"store", c.Store != "", []string{"data", "sync", "max-disk", "max-memory"}, "sessions are kept in that store, and none in a folder or in memory"},
 	} {
 		for _, name := range instead.not {
 			if instead.is && given(name) {
-				return fmt.Errorf("%s and %s do not go together: there is no folder to keep sessions in; leave one out", c.from[instead.name], c.from[name])
+				return fmt.Errorf("%s and %s do not go together: %s; leave one out", c.from[instead.name], c.from[name], instead.why)
 			}
 		}
 	}
@@ -182,9 +184,17 @@ func (c *Config) complete(getenv func(string) string) error {
 			return fmt.Errorf("%s is less than 0; leave it out for the default", c.from[name])
 		}
 	}
+	if n := c.MaxDisk.Bytes(); n > 0 && n < minDisk {
+		return fmt.Errorf("%s %s: %w", c.from["max-disk"], &c.MaxDisk, errMinDisk)
+	}
 	_, err := c.access()
 	return err
 }
+
+// minDisk is what a folder takes before it has sessions, or little more.
+const minDisk = 100 << 20
+
+var errMinDisk = errors.New("the folder takes about 100 MiB without any sessions; give it more than that, as 1GiB")
 
 // access is who may use the server, and how much of it. Who has no certificate where
 // clients need one is turned away by TLS; unix sockets have permissions instead.

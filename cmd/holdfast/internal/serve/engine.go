@@ -46,6 +46,9 @@ func (c *Config) openEngine(log *slog.Logger) (*engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--max-disk %s: %w", &c.MaxDisk, err)
 	}
+	if disk > 0 && disk < minDisk {
+		return nil, fmt.Errorf("--max-disk %s: %w", &c.MaxDisk, errMinDisk)
+	}
 	sync := map[string]logstore.Sync{syncAlways: logstore.Always, syncInterval: logstore.Interval, syncNever: logstore.Never}
 	s, err := logstore.Open(c.Data, &logstore.Options{Sync: sync[c.Sync], MaxMemory: memory, MaxDisk: disk, Logger: log})
 	if err != nil {
