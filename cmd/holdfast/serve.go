@@ -114,6 +114,8 @@ func (s *serveFlags) run(cmd *cobra.Command) error {
 	defer signal.Stop(reloads)
 
 	var level slog.LevelVar
+	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: &level}))
+	slog.SetDefault(log) // for stores that mode.Open opens
 	server := &serve.Server{
 		Config:   config,
 		Reload:   func() (*serve.Config, error) { return s.load(cmd) },
@@ -121,7 +123,7 @@ func (s *serveFlags) run(cmd *cobra.Command) error {
 		Hurry:    second(signals),
 		Takeover: s.takeover,
 		Version:  version(),
-		Log:      slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: &level})),
+		Log:      log,
 		Level:    &level,
 		Ready: func(addrs []string) {
 			// Whoever does not read it finds out soon enough.

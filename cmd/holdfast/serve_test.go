@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	testservers "github.com/holdfast-session/holdfast/internal/servers"
 )
 
 const ready = "holdfast: state server ready on "
@@ -118,4 +120,19 @@ func (w *wire) wants(request string, status int) *http.Response {
 		w.t.Fatalf("%q: %s, want %d", request, resp.Status, status)
 	}
 	return resp
+}
+
+// What a store has to say is in the server's log, of the levels that are asked for.
+func TestServeLogsWhatTheStoreSays(t *testing.T) {
+	redis := testservers.StartRedis(t, nil)
+	const warning = `level=WARN msg="redisstore: `
+	p := start(t, "serve", "--listen", "127.0.0.1:0", "--store", redis.URL())
+	p.logs(warning)
+	p.stop()
+	p = start(t, "serve", "--listen", "127.0.0.1:0", "--store", redis.URL(), "--log-level", "error")
+	p.ready(ready)
+	p.stop()
+	if strings.Contains(p.stderr.String(), "redisstore: ") {
+		t.Errorf("with --log-level error: %s", p.stderr)
+	}
 }
