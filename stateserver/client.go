@@ -456,6 +456,19 @@ func (a *answer) err(locked, failed error) error {
 	return a.failure(store.ErrUnsure)
 }
 
-func (a *answer) failure(err error) error {
-	return fmt.Errorf("stateserver: the server answers %d %q: %w", a.status, a.text, err)
+func (a *answer) failure(err error) error { return &answerError{a.status, a.text, err} }
+
+// An answerError is what an answer that refuses a call means. Whoever needs to know which
+// answer it was (see the package comment) asks for one that has a Status.
+type answerError struct {
+	status int
+	text   string
+	err    error
+}
+
+func (e *answerError) Status() int   { return e.status }
+func (e *answerError) Unwrap() error { return e.err }
+
+func (e *answerError) Error() string {
+	return fmt.Sprintf("stateserver: the server answers %d %q: %v", e.status, e.text, e.err)
 }

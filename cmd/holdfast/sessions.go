@@ -3,12 +3,11 @@ package main
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
+	"net"
+	"net/http"
 	"os"
 	"strings"
 	"sync"
@@ -27,8 +26,7 @@ const tokenVar = "HOLDFAST_TOKEN"
 // A selection says which sessions of which server are meant.
 type selection struct {
 	server, token  string
-	tls            bool
-	ca, cert, key  string
+	tlsFlags       tlsFlags
 	app, subject   string
 	hashes         []string // as people gave them
 	json, all, yes bool
@@ -57,10 +55,7 @@ variable ` + tokenVar + `.`,
 	f.StringVar(&s.subject, "subject", "", "only sessions of this `subject` (a user)")
 	f.StringVar(&s.token, "token", "", "`token` to show the server (default that in "+tokenVar+")")
 	f.BoolVar(&s.json, "json", false, "print JSON, one object to a line")
-	f.BoolVar(&s.tls, "tls", false, "encrypt; implied by the following")
-	f.StringVar(&s.ca, "tls-ca", "", "`file` with the authorities of the server's certificate (default the system's)")
-	f.StringVar(&s.cert, "tls-cert", "", "`file` with a certificate to show the server")
-	f.StringVar(&s.key, "tls-key", "", "`file` with its private key")
+	s.tlsFlags.addTo(f)
 
 	list := &cobra.Command{
 		Use: "list", Short: "List sessions", Args: cobra.NoArgs,
@@ -98,56 +93,62 @@ func (s *selection) on(cmd *cobra.Command, do func(ctx context.Context, w io.Wri
 	if s.token == "" {
 		s.token = os.Getenv(tokenVar)
 	}
-	o := &stateserver.ClientOptions{Token: s.token}
-	if s.tls || s.ca != "" || s.cert != "" || s.key != "" {
-		var err error
-		if o.TLS, err = clientTLS(s.ca, s.cert, s.key); err != nil {
-			return err
-		}
+	config, err := s.tlsFlags.config()
+	if err != nil {
+		return err
 	}
-	var err error
+	o := &stateserver.ClientOptions{Token: s.token, TLS: config}
 	if s.client, err = stateserver.Dial(s.server, o); err != nil {
 		return fmt.Errorf("--server %s: %w", s.server, err)
 	}
 	defer s.client.Close()
 	out := bufio.NewWriter(cmd.OutOrStdout())
 	err = errors.Join(do(cmd.Context(), out), out.Flush())
+	if err != nil {
+		return s.explain(err)
+	}
+	return nil
+}
+
+// explain says what to do about an error of the client.
+func (s *selection) explain(err error) error {
+	var answered interface{ Status() int } // the server has, with that
 	switch {
-	case errors.Is(err, store.ErrUnavailable):
-		return fmt.Errorf("no state server can be reached on %s; is it running, and is --server right? (%w)", s.server, err)
-	case errors.Is(err, fs.ErrPermission) && s.token == "":
+	case errors.As(err, &answered):
+		return s.explainAnswer(err, answered.Status())
+	case errors.Is(err, errors.ErrUnsupported):
+		return fmt.Errorf("%s: this server cannot list its sessions (%w)", s.server, err)
+	case !errors.Is(err, store.ErrUnavailable) && !errors.Is(err, store.ErrUnsure):
+		return err
+	}
+	// Who lists sessions has no outcome to worry about.
+	said := strings.TrimPrefix(err.Error(), store.ErrUnsure.Error()+": ")
+	if hint := s.tlsFlags.hint(err); hint != "" {
+		return fmt.Errorf("%s: %s (%s)", s.server, hint, said)
+	}
+	var op *net.OpError
+	if errors.As(err, &op) && op.Op == "dial" {
+		return fmt.Errorf("no state server can be reached on %s; is it running, and is --server right? (%s)", s.server, said)
+	}
+	return fmt.Errorf("there is no answer of a state server on %s; is --server right? (%s)", s.server, said)
+}
+
+func (s *selection) explainAnswer(err error, status int) error {
+	switch {
+	case status == http.StatusUnauthorized && s.token == "":
 		return fmt.Errorf("the server wants a token; give it in the variable %s (%w)", tokenVar, err)
-	case errors.Is(err, fs.ErrPermission):
+	case status == http.StatusUnauthorized:
+		return fmt.Errorf("the server does not know this token (%w)", err)
+	case status == http.StatusForbidden && (s.token == "" || strings.Contains(err.Error(), "address")):
+		return fmt.Errorf("the server lets nobody in from here; its --allow says from where (%w)", err)
+	case status == http.StatusForbidden:
 		return fmt.Errorf("the token does not allow this; name the application that it is for with --app, or take one of another right (%w)", err)
 	case errors.Is(err, errors.ErrUnsupported):
 		return fmt.Errorf("%s: this server cannot list its sessions (%w)", s.server, err)
+	case errors.Is(err, store.ErrUnavailable), errors.Is(err, store.ErrUnsure):
+		return fmt.Errorf("the state server on %s is running, and refuses this or cannot do it at the moment (%w)", s.server, err)
 	}
 	return err
-}
-
-func clientTLS(ca, cert, key string) (*tls.Config, error) {
-	config := &tls.Config{MinVersion: tls.VersionTLS12}
-	if ca != "" {
-		text, err := os.ReadFile(ca)
-		if err != nil {
-			return nil, err
-		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(text) {
-			return nil, fmt.Errorf("--tls-ca: %s has no certificate in PEM in it", ca)
-		}
-	}
-	if (cert == "") != (key == "") {
-		return nil, errors.New("--tls-cert and --tls-key belong together")
-	}
-	if cert != "" {
-		pair, err := tls.LoadX509KeyPair(cert, key)
-		if err != nil {
-			return nil, err
-		}
-		config.Certificates = []tls.Certificate{pair}
-	}
-	return config, nil
 }
 
 // each calls do for every session that is selected.
