@@ -24,6 +24,7 @@ type bench struct {
 	warmup   time.Duration
 	json     bool
 	keep     bool
+	tls      tlsFlags
 }
 
 func benchCommand() *cobra.Command {
@@ -53,7 +54,8 @@ answered. The processor time of a server on this machine is known on Linux.`,
 		Example: `  holdfast bench
   holdfast bench --connections 256 --mix load:50,lock+save:50 --duration 30s
   holdfast bench unix:/run/holdfast.sock --depth 16 --mix lock --json
-  holdfast bench --connections 32 --hot 1 --mix lock+save`,
+  holdfast bench --connections 32 --hot 1 --mix lock+save
+  holdfast bench state:42424 --tls-ca ca.pem`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			addr := "127.0.0.1:42424"
@@ -75,6 +77,7 @@ answered. The processor time of a server on this machine is known on Linux.`,
 	f.DurationVar(&b.warmup, "warmup", 2*time.Second, "how long requests are sent before")
 	f.StringVar(&b.App, "app", "/holdfast-bench", "the `application` that the sessions belong to")
 	f.StringVar(&b.Token, "token", "", "the `token` of that application, with the right to write (default that in "+tokenVar+")")
+	b.tls.addTo(f)
 	f.IntVar(&b.PID, "pid", 0, "the server's `process`, if it is not found by its socket")
 	f.BoolVar(&b.keep, "keep", false, "leave the sessions on the server")
 	f.BoolVar(&b.json, "json", false, "print the result as JSON")
@@ -115,6 +118,12 @@ func (b *bench) run(cmd *cobra.Command, addr string) error {
 	if err != nil {
 		return err
 	}
+	if b.TLS, err = b.tls.config(); err != nil {
+		return err
+	}
+	if b.TLS != nil && b.Network == "unix" {
+		b.TLS.ServerName = "localhost"
+	}
 	if b.Count == 0 {
 		b.Count = max(10_000, b.Connections*b.Depth)
 	}
@@ -128,6 +137,9 @@ func (b *bench) run(cmd *cobra.Command, addr string) error {
 		}
 	}
 	s, err := load.Open(ctx, b.Options)
+	if hint := b.tls.hint(err); hint != "" {
+		return fmt.Errorf("%s: %s (%w)", addr, hint, err)
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", addr, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestBench(t *testing.T) {
@@ -46,6 +47,27 @@ func TestBench(t *testing.T) {
 			t.Errorf("it printed %q, want %q", p.stdout, want)
 		}
 	}
+	server.stop()
+}
+
+func TestBenchTLS(t *testing.T) {
+	dir, hour := t.TempDir(), time.Now().Add(time.Hour)
+	ours := newAuthority(t, "ours")
+	ca := ours.file(dir, "ca")
+	cert, key := ours.sign(dir, "server", hour)
+	mine, mineKey := ours.sign(dir, "mine", hour)
+	server := start(t, "serve", "--listen", "127.0.0.1:0", "--memory", "--tls-cert", cert, "--tls-key", key, "--tls-client-ca", ca)
+	bench := func(status int, want string, flags ...string) {
+		t.Helper()
+		p := start(t, append([]string{"bench", server.ready(ready), "--connections", "2", "--depth", "3", "--sessions", "6", "--warmup", "0", "--duration", "50ms"}, flags...)...)
+		if got := p.wait(); got != status || !strings.Contains(p.stdout.String()+p.stderr.String(), want) {
+			t.Errorf("%s: status %d, %s%s; want %q", flags, got, p.stdout, p.stderr, want)
+		}
+	}
+	bench(0, "(Holdfast), 2 connections with 3 under way", "--tls-ca", ca, "--tls-cert", mine, "--tls-key", mineKey)
+	bench(1, "if the server encrypts, add --tls")
+	bench(1, "with --tls-ca", "--tls")
+	bench(1, "name its file with --tls-cert", "--tls-ca", ca)
 	server.stop()
 }
 

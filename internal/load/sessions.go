@@ -3,6 +3,7 @@ package load
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/base64"
 	"fmt"
 	"math/rand/v2"
@@ -16,6 +17,8 @@ import (
 type Options struct {
 	// Network and Address are where it is, as package net writes them.
 	Network, Address string
+	// TLS is how connections are encrypted; nil if they are not.
+	TLS *tls.Config
 	// Connections is how many there are, and Depth how many requests are under way
 	// on each.
 	Connections, Depth int
@@ -148,6 +151,9 @@ func escape(s string) string {
 func (s *Sessions) Foreign() bool { return s.foreign }
 
 func (s *Sessions) dial(ctx context.Context) (net.Conn, error) {
+	if s.o.TLS != nil {
+		return (&tls.Dialer{Config: s.o.TLS}).DialContext(ctx, s.o.Network, s.o.Address)
+	}
 	return new(net.Dialer).DialContext(ctx, s.o.Network, s.o.Address)
 }
 
