@@ -128,6 +128,11 @@ func newWatcher(roots []root, except []string, own string, log *slog.Logger) (*w
 		}
 		return nil, fmt.Errorf("host: files cannot be watched: %w", explained(err))
 	}
+	for _, r := range roots {
+		if _, err := os.Stat(r.path); errors.Is(err, fs.ErrNotExist) {
+			log.Warn("what is to be watched is not there yet; it counts from when it is", "path", r.path)
+		}
+	}
 	return w, nil
 }
 
