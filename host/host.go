@@ -53,6 +53,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/holdfast-session/holdfast/internal/certs"
 )
 
 var (
@@ -198,6 +200,16 @@ func (h *Host) Run(ctx context.Context) error {
 		return failed
 	}
 	return nil
+}
+
+// Check reports what [Host.Run] and [Host.Serve] would not begin with: settings that make no
+// sense, and a certificate that cannot be read.
+func (h *Host) Check() error {
+	if err := h.check(); err != nil || h.Proxy.Certificate == "" {
+		return err
+	}
+	_, err := certs.Read(h.Proxy.Certificate, h.Proxy.Key, "", h.log())
+	return err
 }
 
 // check finds settings that make no sense.

@@ -103,7 +103,7 @@ host status says what happened, and why.
 What the workers print goes to standard output, each line with the worker's number and
 PID; the host's own log goes to standard error. SIGTERM and Ctrl-C stop the host when
 the requests that have begun are finished.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: needs("the application", many),
 		RunE: func(cmd *cobra.Command, args []string) error { return s.run(cmd, &h, args) },
 	}
 	f := cmd.Flags()
@@ -157,6 +157,9 @@ func (s *hostFlags) run(cmd *cobra.Command, h *host.Host, args []string) error {
 		return fmt.Errorf("--workers %d: from 1 to 256", h.Workers)
 	}
 	program, err := exec.LookPath(args[0])
+	if err != nil && cmd.ArgsLenAtDash() < 0 && errors.Is(err, exec.ErrNotFound) { // without --
+		return fmt.Errorf("there is no program %q, and no such subcommand: those of holdfast host are status and recycle", args[0])
+	}
 	if err != nil {
 		return fmt.Errorf("the application cannot be run: %w", err)
 	}
@@ -175,6 +178,9 @@ func (s *hostFlags) run(cmd *cobra.Command, h *host.Host, args []string) error {
 	h.Limits.Memory, h.Limits.MemoryPercent = s.memory.Bytes(), s.memory.Percent()
 	h.Proxy.Routing = host.Routing(s.routing)
 	h.JournalFile, h.Output, h.Logger = s.place.journal(), cmd.OutOrStdout(), log
+	if err := h.Check(); err != nil {
+		return err
+	}
 
 	if err := os.MkdirAll(s.place.state, 0o700); err != nil {
 		return fmt.Errorf("the folder for state cannot be made; name another with --state: %w", err)

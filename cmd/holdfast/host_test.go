@@ -89,7 +89,9 @@ func TestHost(t *testing.T) {
 	if err := os.WriteFile(watched, []byte("a"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	h := startHosted(t, "--watch", watched, "--max-memory", "50%", "--max-requests", "10000", "--max-age", "29h", "--recycle-at", "03:00", "--idle", "1h")
+	missing := filepath.Join(t.TempDir(), "nothere")
+	h := startHosted(t, "--watch", watched, "--watch", missing, "--max-memory", "50%", "--max-requests", "10000", "--max-age", "29h", "--recycle-at", "03:00", "--idle", "1h")
+	h.logs(`level=WARN msg="what is to be watched is not there yet; it counts from when it is" path=` + missing)
 	pids := h.pids(2)
 	if out := h.stdout.String(); strings.Count(out, "] application begins\n") != 2 {
 		t.Errorf("the workers' output:\n%s", out)
@@ -226,12 +228,16 @@ func TestTheOnlyHost(t *testing.T) {
 func TestMistakesWithHosts(t *testing.T) {
 	t.Setenv("STATE_DIRECTORY", t.TempDir())
 	for _, c := range []struct{ args, want string }{
-		{"host", "requires at least 1 arg"},
+		{"host", "the application is missing; write holdfast host [flags] -- app [args]"},
+		{"host reload", `there is no program "reload", and no such subcommand: those of holdfast host are status and recycle`},
+		{"host -- reload", "the application cannot be run"},
 		{"host -- /no/such/app", "the application cannot be run"},
 		{"host --workers 0 -- /bin/true", "--workers 0"},
 		{"host --recycle-at 25:00 --state STATE -- /bin/true", "that is no time of day"},
 		{"host --max-memory lots -- /bin/true", "is no size"},
 		{"host --routing chance --state STATE --listen 127.0.0.1:0 -- /bin/true", "chance"},
+		{"host --session-cookie X --state STATE --listen 127.0.0.1:0 -- /bin/true", "a Cookie has no meaning"},
+		{"host --tls-cert /no/a --tls-key /no/b --state STATE --listen 127.0.0.1:0 -- /bin/true", "the certificate or its key cannot be read"},
 		{"host --health healthz --state STATE --listen 127.0.0.1:0 -- /bin/true", "does not begin with /"},
 		{"host --admin 0.0.0.0:0 --state STATE -- /bin/true", "add --admin-remote"},
 		{"host --listen nowhere --state STATE -- /bin/true", "--listen"},
@@ -244,8 +250,11 @@ func TestMistakesWithHosts(t *testing.T) {
 		t.Run(c.args, func(t *testing.T) {
 			var out, errs bytes.Buffer
 			args := strings.Fields(strings.ReplaceAll(c.args, "STATE", t.TempDir()))
-			if status := run(args, &out, &errs); status != 1 || !strings.Contains(errs.String(), c.want) {
+			if status := run(args, &out, &errs); status != 1 || strings.Count(errs.String(), c.want) != 1 {
 				t.Errorf("status %d, %s; want %q", status, &errs, c.want)
+			}
+			if out.Len() > 0 {
+				t.Errorf("it printed %q before", &out)
 			}
 		})
 	}

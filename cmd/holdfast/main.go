@@ -23,6 +23,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"os/signal"
@@ -70,6 +71,22 @@ type statusError struct {
 }
 
 func (e *statusError) Unwrap() error { return e.error }
+
+// many is as many arguments as one likes.
+const many = math.MaxInt
+
+// needs wants one argument at least and most at most, and says what they are.
+func needs(what string, most int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) == 0:
+			return fmt.Errorf("%s is missing; write %s", what, cmd.UseLine())
+		case len(args) > most:
+			return fmt.Errorf("%q is too much; write %s", args[most], cmd.UseLine())
+		}
+		return nil
+	}
+}
 
 func versionCommand() *cobra.Command {
 	return &cobra.Command{

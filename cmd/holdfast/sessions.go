@@ -59,13 +59,16 @@ variable ` + tokenVar + `.`,
 
 	list := &cobra.Command{
 		Use: "list", Short: "List sessions", Args: cobra.NoArgs,
+		Long: `It lists sessions without what is in them. ENDS AFTER, or "timeout" in JSON, is how long
+without a request the server keeps the session: an application of Holdfast's asks for a
+tenth more than its Options.Timeout, so as not to restart it at each request.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return s.on(cmd, s.list) },
 	}
 	show := &cobra.Command{
 		Use:   "show HASH...",
 		Short: "Show what is in sessions",
 		Long:  "It prints the values of sessions, as far as they can be decoded. Reading a session\nrestarts its timeout.",
-		Args:  cobra.MinimumNArgs(1),
+		Args:  needs("HASH, the beginning of a session's hash as holdfast sessions list prints it,", many),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s.hashes = args
 			return s.on(cmd, s.show)

@@ -27,7 +27,7 @@ holdfast serve --config, which has no more than a hash of it. NAME is what the s
 log calls the application.
 
 Then tell the server to read the file again, by SIGHUP.`,
-		Args: cobra.ExactArgs(1),
+		Args: needs("NAME, what the server's log calls the application,", 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := stateserver.ParseRight(right)
 			if err != nil {

@@ -30,7 +30,7 @@ Exit status: 0 also where there are messages, 1 if the file cannot be read, as A
 could not read it either. (But it reads more encodings: save such a file as UTF-8.)`,
 		Example: `  holdfast webconfig /srv/shop/web.config
   holdfast webconfig --location admin --secrets web.config`,
-		Args: cobra.ExactArgs(1),
+		Args: needs("FILE, the application's web.config,", 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			text, err := os.ReadFile(args[0])
 			if err != nil {
