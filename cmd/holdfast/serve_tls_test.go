@@ -195,6 +195,32 @@ func TestServeTLS(t *testing.T) {
 	p.stop()
 }
 
+// The entries of several applications go into one file as the comment says.
+func TestTokensOfSeveral(t *testing.T) {
+	var file strings.Builder
+	for _, app := range []string{"shop", "bank"} {
+		made := start(t, "token", app, "--app", app)
+		if made.wait() != 0 {
+			t.Fatal(made.stderr)
+		}
+		comment, entry, ok := strings.Cut(made.stderr.String(), "\ntokens:\n")
+		if !ok || !strings.Contains(comment, `# entry below "tokens:" there, without that line`) {
+			t.Fatalf("printed %s", made.stderr)
+		}
+		if file.Len() == 0 {
+			file.WriteString("tokens:\n")
+		}
+		file.WriteString(entry)
+	}
+	name := filepath.Join(t.TempDir(), "holdfast.yaml")
+	if err := os.WriteFile(name, []byte(file.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if p := start(t, "serve", "--check", "--memory", "--config", name); p.wait() != 0 || strings.Count(p.stdout.String(), "name: ") != 2 {
+		t.Errorf("%s%s", p.stdout, p.stderr)
+	}
+}
+
 // Tokens let other machines in, and keep strangers out. (0.0.0.0 stands for an
 // address that others reach.)
 func TestServeTokens(t *testing.T) {

@@ -52,7 +52,7 @@ Then tell the server to read the file again, by SIGHUP.`,
 			if _, err := fmt.Fprintln(cmd.OutOrStdout(), secret); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.ErrOrStderr(), "\n# For the file of holdfast serve --config:\n%s", entry)
+			_, err = fmt.Fprintf(cmd.ErrOrStderr(), "\n# For the file of holdfast serve --config. If it has tokens already, add the\n# entry below \"tokens:\" there, without that line:\n%s", entry)
 			return err
 		},
 	}
