@@ -39,7 +39,7 @@ func printTable(w io.Writer, all rows) error {
 	n := 0
 	err := all(func(l *store.Listed) error {
 		if n == 0 {
-			fmt.Fprintln(t, "SESSION\tAPPLICATION\tSUBJECT\tBEGAN\tTIMEOUT\tLOCKED")
+			fmt.Fprintln(t, "SESSION\tAPPLICATION\tSUBJECT\tBEGAN\tENDS AFTER\tLOCKED")
 		}
 		if n++; n%tableAt == 0 {
 			if err := t.Flush(); err != nil {

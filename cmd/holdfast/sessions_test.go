@@ -87,7 +87,7 @@ func TestSessions(t *testing.T) {
 	if lines := strings.Count(out, "\n"); status != 0 || lines != 3 {
 		t.Errorf("status %d, %d lines: %s%s", status, lines, out, errs)
 	}
-	for _, want := range []string{"SESSION", shortHash(first), shortHash(second), "ann", "bob", "20m0s"} {
+	for _, want := range []string{"SESSION", "ENDS AFTER", shortHash(first), shortHash(second), "ann", "bob", "20m0s"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the list lacks %q:\n%s", want, out)
 		}
