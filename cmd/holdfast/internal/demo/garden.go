@@ -60,11 +60,11 @@ func (g *Garden) Run(ctx context.Context) error {
 	defer lifeline.Close()
 	defer ours.Close()
 
-	dir, err := os.MkdirTemp("", "holdfast-demo-")
+	dir, remove, err := newFolder()
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer remove()
 	config := filepath.Join(dir, configName)
 	if err := writeConfig(config, mottos[0]); err != nil {
 		return err
