@@ -528,7 +528,11 @@ func (s *Store) Remove(ctx context.Context, id store.ID, lock store.Lock, why st
 	s.wrote(calls[0].key)
 	a.hint(s.keys.bucketOf(id.Session))
 	s.dropOldest(a, s.keys.bucketOf(id.Session), indexed)
-	return s.settled(ctx, a, id, &ans)
+	err = s.settled(ctx, a, id, &ans)
+	if calls[0].unsure && errors.Is(err, store.ErrNotFound) {
+		return fmt.Errorf("%w: a reply was lost, and by now there is no session: %w", store.ErrUnsure, err)
+	}
+	return err
 }
 
 // A body is a copy of a content on its way: a call that is given up may be sent still.

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -289,6 +290,62 @@ func TestDeafWaiters(t *testing.T) {
 	}
 	if err := <-got; err != nil {
 		t.Errorf("Lock of one who waits: %v", err)
+	}
+}
+
+// A losing connection loses one reply, and breaks by that, when it is told to.
+type losing struct {
+	net.Conn
+	lose *atomic.Bool
+}
+
+func (c losing) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n > 0 && c.lose.CompareAndSwap(true, false) {
+		c.Conn.Close()
+		return 0, io.EOF
+	}
+	return n, err
+}
+
+// TestRemoveRepeatedIsUnsure: who ends a session, and whose reply is lost, is not told
+// that another has ended it.
+func TestRemoveRepeatedIsUnsure(t *testing.T) {
+	t.Parallel()
+	co, err := redisstore.ParseURL(servers.StartRedis(t, nil).URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lose atomic.Bool
+	dial := co.DialCtxFn
+	co.DialCtxFn = func(ctx context.Context, addr string, d *net.Dialer, c *tls.Config) (net.Conn, error) {
+		nc, err := dial(ctx, addr, d, c) // a unix socket's
+		return losing{nc, &lose}, err
+	}
+	co.DisableCache = true
+	co.PipelineMultiplex = -1 // one connection, which is there when the reply is to be lost
+	client, err := valkey.NewClient(co)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	s, err := redisstore.New(client, &redisstore.Options{Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	id, first := testID("s"), testID("first")
+	mustCreate(t, s, id, store.Record{})
+	mustCreate(t, s, first, store.Record{})
+	if err := s.Remove(ctx, first, store.Lock{}, store.Reason{Kind: store.Abandoned}); err != nil { // so that Redis knows the script
+		t.Fatal(err)
+	}
+	lose.Store(true)
+	if err := s.Remove(ctx, id, store.Lock{}, store.Reason{Kind: store.Abandoned}); !errors.Is(err, store.ErrUnsure) {
+		t.Errorf("Remove whose reply was lost: %v; want ErrUnsure", err)
+	}
+	if err := s.Load(ctx, id, new(store.Record)); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Load afterwards: %v; want ErrNotFound", err)
 	}
 }
 
