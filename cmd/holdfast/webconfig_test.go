@@ -67,7 +67,7 @@ useHostingIdentity
 	for args, want := range map[string]string{
 		"--location bank " + file: "there is one for the location admin",
 		"/no/such/web.config":     "no such file",
-		"":                        "accepts 1 arg",
+		"":                        "web.config, is missing",
 	} {
 		if _, errs, status := webconfig(strings.Fields(args)...); status != 1 || !strings.Contains(errs, want) {
 			t.Errorf("%s: status %d: %s", args, status, errs)
