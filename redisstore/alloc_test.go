@@ -31,7 +31,7 @@ func TestAllocates(t *testing.T) {
 	}{
 		{"Load of what has not changed", 5, func() error { return s.Load(limited, id, &rec) }},
 		{"Touch", 3, func() error { return s.Touch(limited, id) }},
-		{"Lock and Save", 13, func() error {
+		{"Lock and Save", 18, func() error {
 			if err := s.Lock(limited, id, store.LockOptions{Owner: store.NewOwner()}, &rec); err != nil {
 				return err
 			}

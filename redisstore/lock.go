@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -22,11 +23,6 @@ const (
 	firstAsk   = 250 * time.Millisecond
 	longestAsk = 4 * time.Second
 )
-
-// lateLeaves are the pauses after which a lock that may have been got is given back once
-// more: a client has several connections, so that the Lock which was given up may reach
-// Redis after what takes it back.
-var lateLeaves = [...]time.Duration{30 * time.Millisecond, 300 * time.Millisecond}
 
 // How a Lock asks, as lua/lock.lua has it.
 const (
@@ -103,9 +99,14 @@ func (w *waiters) wakeAll() {
 // order of arrival across processes. Who is first is told by a message; who is not told,
 // because a message or a process was lost, asks again after a while.
 func (s *Store) Lock(ctx context.Context, id store.ID, o store.LockOptions, rec *store.Record) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+	}
 	if err := s.givenBack(ctx, o.Owner); err != nil {
 		return err
 	}
+	asking, cancel := unhurried(ctx)
+	defer cancel()
 	end := time.Now().Add(o.Wait)
 	a := s.apps.get(s, id.App)
 	near := s.near.Pin(id)
@@ -113,7 +114,7 @@ func (s *Store) Lock(ctx context.Context, id store.ID, o store.LockOptions, rec 
 	key := a.keys.session(id.Session)
 	ask := func(how byte) (answer, error) {
 		in := append(a.begin(48), how).u64(o.Owner).u64(uint64(micros(o.Stale))).u32(newCookie()).u64(s.line.inbox).known(near)
-		return s.ask(ctx, &call{script: s.scripts.lock, key: key, args: []string{string(in)}})
+		return s.ask(asking, &call{script: s.scripts.lock, key: key, args: []string{string(in)}})
 	}
 	how := byte(tryOnce)
 	if o.Wait > 0 {
@@ -125,12 +126,27 @@ func (s *Store) Lock(ctx context.Context, id store.ID, o store.LockOptions, rec 
 	}
 	if err != nil {
 		if ctx.Err() != nil && !errors.Is(err, store.ErrUnavailable) && !o.Renew {
-			s.giveBack(key, o.Owner, errors.Is(err, store.ErrUnsure))
+			s.giveBack(key, o.Owner)
 		}
 		return err
 	}
 	s.wrote(key)
 	return s.read(ctx, a, id, &ans, near, rec)
+}
+
+// unhurried is ctx for asking for a lock: the answer is waited for also where the caller
+// leaves meanwhile, though not past his deadline. The client has several connections, so
+// that what takes a lock back could overtake a Lock that is under way.
+func unhurried(ctx context.Context) (context.Context, context.CancelFunc) {
+	if ctx.Done() == nil {
+		return ctx, func() {}
+	}
+	deadline, ok := ctx.Deadline()
+	ctx = context.WithoutCancel(ctx)
+	if !ok {
+		return ctx, func() {}
+	}
+	return context.WithDeadline(ctx, deadline)
 }
 
 // wait asks for a lock until it is had or there is none, or the wait is over.
@@ -162,7 +178,9 @@ func (s *Store) wait(ctx context.Context, o store.LockOptions, end time.Time, as
 		case <-wake:
 		case <-timer.C:
 		case <-ctx.Done():
-			return answer{}, ctx.Err()
+		}
+		if err := ctx.Err(); err != nil {
+			return answer{}, err
 		}
 	}
 }
@@ -226,8 +244,8 @@ func (s *Store) leave(ctx context.Context, key string, owner uint64, placeOnly b
 }
 
 // giveBack gives back, in the background, what a Lock may have got whose caller has
-// left, unless another call repeats it; underway means that it may be on its way still.
-func (s *Store) giveBack(key string, owner uint64, underway bool) {
+// left, unless another call repeats it.
+func (s *Store) giveBack(key string, owner uint64) {
 	given := make(chan struct{})
 	s.line.mu.Lock()
 	if s.line.givingBack[owner] != nil || len(s.line.byOwner[owner]) > 0 {
@@ -238,15 +256,6 @@ func (s *Store) giveBack(key string, owner uint64, underway bool) {
 	s.line.mu.Unlock()
 	s.later(func(ctx context.Context) {
 		s.leave(ctx, key, owner, false)
-		if underway {
-			for _, pause := range lateLeaves {
-				select {
-				case <-time.After(pause):
-				case <-ctx.Done():
-				}
-				s.leave(ctx, key, owner, false)
-			}
-		}
 		s.line.mu.Lock()
 		delete(s.line.givingBack, owner)
 		s.line.mu.Unlock()
