@@ -290,20 +290,23 @@ func (c *conn) makeRoom() bool {
 	if c.w < len(c.in) {
 		return true
 	}
+	if c.r > 0 && len(c.in) < freeBuffer { // who sends that many ahead is answered together, which costs less
+		return c.grow(freeBuffer)
+	}
 	if c.r > 0 && c.w-c.r <= len(c.in)/2 {
 		c.w = copy(c.in, c.in[c.r:c.w])
 		c.r = 0
 		return true
 	}
-	return c.grow()
-}
-
-// grow moves what is buffered to a larger buffer, leaving the old one as it is.
-func (c *conn) grow() bool {
 	size := 2 * max(c.w-c.r, smallBuffer)
 	if c.req.want > c.w-c.r {
 		size = min(size, max(c.req.want, 2*smallBuffer))
 	}
+	return c.grow(size)
+}
+
+// grow moves what is buffered to a larger buffer, leaving the old one as it is.
+func (c *conn) grow(size int) bool {
 	if !c.hold(size, cap(c.out)) {
 		return false
 	}
@@ -506,7 +509,7 @@ func (c *conn) await(id store.ID, o store.LockOptions) (ok bool, err error) {
 // It sees that only as long as there is room for what the peer sends before.
 func (c *conn) watch(gone func()) (stop func()) {
 	if len(c.in)-c.w < smallBuffer/2 {
-		c.grow()
+		c.grow(2 * max(c.w-c.r, smallBuffer))
 	}
 	c.nc.SetReadDeadline(time.Time{})
 	var stopped atomic.Bool
