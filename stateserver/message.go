@@ -577,17 +577,10 @@ func appendDecimal(b []byte, whole, billionths int64) []byte {
 	if billionths == 0 {
 		return b
 	}
-	var decimals [9]byte
-	last := 0 // behind the last that is not zero
-	for i := len(decimals) - 1; i >= 0; i-- {
-		decimals[i] = byte('0' + billionths%10)
-		billionths /= 10
-		if last == 0 && decimals[i] != '0' {
-			last = i + 1
-		}
-	}
-	b = append(b, '.')
-	return append(b, decimals[:last]...)
+	point := len(b)
+	b = strconv.AppendInt(b, int64(time.Second)+billionths, 10) // a one, and nine digits
+	b[point] = '.'
+	return bytes.TrimRight(b, "0")
 }
 
 // parseWait reads wait=s among the preferences; others are not ours to judge.
