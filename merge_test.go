@@ -566,3 +566,36 @@ func TestErrorsAreSticky(t *testing.T) {
 		}
 	})
 }
+
+// What another goroutine begins anew while a save is on its way, by Discard or Clear, is
+// no part of what is being saved.
+func TestBegunAnewDuringASave(t *testing.T) {
+	add := func(n int) func(int) int { return func(old int) int { return old + n } }
+	for name, test := range map[string]struct {
+		anew func(s *Session)
+		want int
+	}{
+		"Discard": {(*Session).Discard, 14},
+		"Clear":   {(*Session).Clear, 10},
+	} {
+		v := newVisitor(t, nil)
+		st := &whileSaving{Store: v.m.store}
+		v.m.store = st
+		w := v.visit(Merge, func(s *Session, _ http.ResponseWriter) {
+			mergeHits.Update(s, add(1))
+			mergeHits.Update(s, add(2))
+			st.f = func() {
+				test.anew(s)
+				mergeHits.Update(s, add(10))
+			}
+			if err := s.Save(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+		v.visit(ReadOnly, func(s *Session, _ http.ResponseWriter) {
+			if n := mergeHits.Get(s); w.Code != 200 || n != test.want {
+				t.Errorf("%s: %d, hits %d; want 200, %d", name, w.Code, n, test.want)
+			}
+		})
+	}
+}

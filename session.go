@@ -46,34 +46,35 @@ type Session struct {
 	line    store.ID // the line of the queue that we head; no Session: none
 	leased  leaseLink
 
-	mu       sync.Mutex
-	id       string      // as it travels; empty until stored
-	key      store.ID    // under which the store has it; changed with io held too
-	base     *items.Item // the content as last read or saved; never changed
-	own      items.Item  // base points here until something is saved
-	room     [240]byte   // where a small body is read; a Session fills the allocator's 2,048 bytes
-	now      traits
-	kept     traits      // as saved
-	live     *liveValues // nil: none
-	liveKept *liveValues // as saved
-	cells    []cell
-	inline   [3]cell
-	cleared  uint32 // the gen of the last Clear; 0: none
-	gen      uint32 // counts changes
-	newID    bool   // RegenerateID was called
-	merging  bool   // no lock protects base: updates are logged, to be run again
-	created  time.Time
-	isNew    bool
-	lost     store.Reason
-	follows  bool          // the ID presented was renewed a moment ago, the new one is not known here
-	said     time.Duration // what the browser's cookie was told of persist
-	sayID    bool          // the cookie is still to be set to id
-	sayGone  bool          // the cookie is still to be taken away
-	saved    bool          // Save was called: a status of 500 no longer discards
-	finished bool
-	stopped  error // the handler was ended by From
-	refused  error // what the gate said to the response
-	err      error // sticky
+	mu        sync.Mutex
+	id        string      // as it travels; empty until stored
+	key       store.ID    // under which the store has it; changed with io held too
+	base      *items.Item // the content as last read or saved; never changed
+	own       items.Item  // base points here until something is saved
+	room      [240]byte   // where a small body is read; a Session fills the allocator's 2,048 bytes
+	now       traits
+	kept      traits      // as saved
+	live      *liveValues // nil: none
+	liveKept  *liveValues // as saved
+	cells     []cell
+	inline    [3]cell
+	cleared   uint32 // the gen of the last Clear; 0: none
+	discarded uint32 // the gen of the last Discard
+	gen       uint32 // counts changes
+	newID     bool   // RegenerateID was called
+	merging   bool   // no lock protects base: updates are logged, to be run again
+	created   time.Time
+	isNew     bool
+	lost      store.Reason
+	follows   bool          // the ID presented was renewed a moment ago, the new one is not known here
+	said      time.Duration // what the browser's cookie was told of persist
+	sayID     bool          // the cookie is still to be set to id
+	sayGone   bool          // the cookie is still to be taken away
+	saved     bool          // Save was called: a status of 500 no longer discards
+	finished  bool
+	stopped   error // the handler was ended by From
+	refused   error // what the gate said to the response
+	err       error // sticky
 }
 
 // traits of a session beside its values.

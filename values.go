@@ -139,7 +139,8 @@ func (s *Session) names() iter.Seq[string] {
 func (s *Session) discard() {
 	clear(s.cells)
 	s.cells = s.cells[:0]
-	s.cleared = 0
+	s.gen++
+	s.cleared, s.discarded = 0, s.gen
 	s.newID = false
 	s.now, s.live = s.kept, s.liveKept
 	s.err = nil
@@ -290,6 +291,7 @@ func (s *Session) applied(ch *changes, it *items.Item) {
 	if ch.newID {
 		s.newID = false
 	}
+	forgotten := max(s.cleared, s.discarded) > ch.gen // meanwhile: what changed since then is no more of it
 	if s.cleared <= ch.gen {
 		s.cleared = 0
 	}
@@ -300,7 +302,7 @@ func (s *Session) applied(ch *changes, it *items.Item) {
 		}
 		v, _, _ := it.Get(c.name)
 		if c.gen > ch.gen { // changed again since
-			if was := ch.find(c.name); was != nil {
+			if was := ch.find(c.name); was != nil && !forgotten {
 				c.rebase(was, v)
 			}
 			continue
