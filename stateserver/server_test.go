@@ -266,7 +266,7 @@ func TestRenewalUndeliverable(t *testing.T) {
 	})
 	t.Run("no memory", func(t *testing.T) {
 		kept := inproc.New(nil)
-		mustCreate(t, kept, targetID, strings.Repeat("x", freeBuffer+1))
+		mustCreate(t, kept, targetID, strings.Repeat("x", keepBuffer+1)) // no buffer that is there already is large enough
 		mustLock(t, kept, targetID, o)
 		s := &Server{Store: kept, MaxBuffered: 100 << 10}
 		addr := serve(t, s)
