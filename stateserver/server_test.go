@@ -266,9 +266,11 @@ func TestRenewalUndeliverable(t *testing.T) {
 	})
 	t.Run("no memory", func(t *testing.T) {
 		kept := inproc.New(nil)
-		mustCreate(t, kept, targetID, strings.Repeat("x", keepBuffer+1)) // no buffer that is there already is large enough
+		mustCreate(t, kept, targetID, strings.Repeat("x", 2*keepBuffer))
 		mustLock(t, kept, targetID, o)
-		s := &Server{Store: kept, MaxBuffered: 100 << 10}
+		// Enough for the large request, whatever buffers the pool has for the others, and
+		// not for the session besides.
+		s := &Server{Store: kept, MaxBuffered: 200 << 10}
 		addr := serve(t, s)
 		big := connect(t, addr)
 		big.send(lines(strings.Repeat("y", 80<<10), "PUT /other HTTP/1.1", "Content-Length: 100000"))
