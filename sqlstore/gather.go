@@ -20,7 +20,8 @@ type gathering struct {
 	together func(ctx context.Context, calls []*call) // fills in what each call comes to
 	undo     func(c *call)                            // of a call that was perhaps made after its caller had gone; may be nil
 	spawn    func(func())
-	least    int // how many are made together at least: two, and one in tests
+	least    int           // how many are made together at least: two, and one in tests
+	patience time.Duration // how long calls wait for those before them: patience, and more in a test
 
 	mu      sync.Mutex
 	running int     // how many statements are at the database
@@ -33,8 +34,7 @@ const (
 	maxTogether = 16
 	// mostTogether is how large a content may be that is written together with others.
 	mostTogether = 32 << 10
-	// patience is how long calls wait for those before them: a connection that is dead
-	// must not hold up all others.
+	// patience is not longer because a connection that is dead must not hold up all others.
 	patience = 100 * time.Millisecond
 )
 
@@ -75,7 +75,7 @@ func (g *gathering) do(ctx context.Context, id key, a *args, alone func() error)
 	}
 	g.mu.Unlock()
 
-	late := time.NewTimer(patience)
+	late := time.NewTimer(g.patience)
 	defer late.Stop()
 	for ready := false; !ready; {
 		select {
@@ -85,7 +85,7 @@ func (g *gathering) do(ctx context.Context, id key, a *args, alone func() error)
 			g.mu.Lock()
 			if slices.Contains(g.waiting, c) {
 				g.start()
-				late.Reset(patience) // another call of its session may have gone first
+				late.Reset(g.patience) // another call of its session may have gone first
 			}
 			g.mu.Unlock()
 		case <-ctx.Done():
@@ -207,7 +207,7 @@ func (s *Store) gathers(st *statement, all []*statement, changes, reads bool) {
 		}
 		return r, err
 	}
-	st.gathering = &gathering{spawn: s.running.Go, least: 2, together: func(ctx context.Context, calls []*call) {
+	st.gathering = &gathering{spawn: s.running.Go, least: 2, patience: patience, together: func(ctx context.Context, calls []*call) {
 		i, a := 0, make([]*args, len(calls))
 		for 2<<i < len(calls) {
 			i++
