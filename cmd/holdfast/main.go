@@ -88,6 +88,23 @@ func needs(what string, most int) cobra.PositionalArgs {
 	}
 }
 
+// onlyCommands is for a command that is nothing without one of its own: alone it prints its
+// help, and a word that is none of them is an error.
+func onlyCommands(cmd *cobra.Command, own ...*cobra.Command) *cobra.Command {
+	cmd.AddCommand(own...)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return cmd.Help()
+		}
+		var names []string
+		for _, c := range own {
+			names = append(names, c.Name())
+		}
+		return fmt.Errorf("%s has no command %q; it has %s", cmd.CommandPath(), args[0], strings.Join(names, ", "))
+	}
+	return cmd
+}
+
 func versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",

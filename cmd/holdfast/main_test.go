@@ -206,6 +206,8 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 	for _, c := range []struct{ args, want string }{
 		{"surf", `unknown command "surf"`},
 		{"serve now", `unknown command "now"`},
+		{"sessions lsit", `holdfast sessions has no command "lsit"; it has list, show, end`},
+		{"sql instal", `holdfast sql has no command "instal"; it has install, export, status, sweep, remove`},
 		{"serve --listen 42424", "--listen 42424"},
 		{"serve --sync perhaps", "there is always, interval and never"},
 		{"serve --memory --listen 0.0.0.0:0", "listen on 127.0.0.1, or give the applications tokens"},

@@ -87,8 +87,7 @@ asks before.`,
 	}
 	end.Flags().BoolVar(&s.all, "all", false, "end all sessions")
 	end.Flags().BoolVarP(&s.yes, "yes", "y", false, "do not ask")
-	cmd.AddCommand(list, show, end)
-	return cmd
+	return onlyCommands(cmd, list, show, end)
 }
 
 // on does something with a client of the server.

@@ -55,8 +55,7 @@ tables; applications need SELECT, INSERT, UPDATE and DELETE on them.`,
 	cmd.PersistentFlags().StringVar(&f.schema, "schema", "", "the `schema` of the table (default where the connection is)")
 	cmd.PersistentFlags().BoolVar(&f.aspState, "aspstate", false, "the tables and procedures of ASP.NET (ASPState), in SQL Server")
 	cmd.PersistentFlags().DurationVar(&f.timeout, "timeout", 0, "how long it may take (default no limit)")
-	cmd.AddCommand(f.installCommand(), f.exportCommand(), f.statusCommand(), f.sweepCommand(), f.removeCommand())
-	return cmd
+	return onlyCommands(cmd, f.installCommand(), f.exportCommand(), f.statusCommand(), f.sweepCommand(), f.removeCommand())
 }
 
 // with runs what a command does with the database.

@@ -385,9 +385,9 @@ func (s *shop) errorPage(w http.ResponseWriter, r *http.Request, status int, err
 	case errors.Is(err, holdfast.ErrEnded):
 		title, text = "Your session has ended", "It ended while this request was under way, so nothing was changed. Please load the page again."
 	case status == http.StatusConflict:
-		title, text = "Somebody was faster", "Another request of your session changed the same thing. Nothing was lost; please try again."
+		title, text = "Somebody was faster", "Another request of your session changed the same thing, so this one changed nothing. Please try again."
 	case status == http.StatusServiceUnavailable:
-		title, text = "Your session is not at hand", "Where the sessions are kept does not answer. Your cart was not changed; please try again in a few seconds."
+		title, text = "Your session is not at hand", "Where the sessions are kept does not answer. Please look at your cart again in a few seconds."
 	}
 	s.failure(w, r, status, title, text)
 }
