@@ -117,5 +117,11 @@
 // then returns that the session is gone. Those who wait in the old place arrive in the
 // new one all at once, in no certain order.
 //
+// A reservation is not told from another one of the same version. If a mover stands still
+// between steps 3 and 4 until the old place has forgotten that the session ended meanwhile,
+// and just then a second one, which has stood still since it locked that same session, is
+// between steps 2 and 3, the copy of the first is taken for the session. Bound the time of
+// calls (holdfast's StoreTimeout does) well below the timeout of sessions.
+//
 // Moving restarts a session's timeout, as every use of it does.
 package migrate

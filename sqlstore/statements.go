@@ -353,8 +353,9 @@ func newStatements(d dialect, n names) *statements {
 		keepTurn:    c(d.update(inMeta, "value = value + :lease", isTurn+" AND value = :turn", "")),
 		turnOver:    c(d.update(inMeta, "value = "+inNow+" + :lease", isTurn+" AND value = :turn", "")),
 		due:         c(d.first("1", "", "due", inTable, isDue, "due")),
-		expireFirst: c(d.updateFirst(batch, inTable, expired, isDue, "due", isExpired, "")),
-		delayFirst:  c(d.updateFirst(batch, inTable, "due = expires", isDue, "due", "state = 0 AND expires > "+inNow, "")),
+		// What a crash undoes of a sweep, the next one does again.
+		expireFirst: c(d.updateFirst(batch, inTable, expired, isDue, "due", isExpired, d.relaxed(""))),
+		delayFirst:  c(d.updateFirst(batch, inTable, "due = expires", isDue, "due", "state = 0 AND expires > "+inNow, d.relaxed(""))),
 		forgetFirst: c(d.deleteFirst(batch, inTable, "state = 1 AND due <= "+inNow, "due")),
 
 		list:        c(d.first(":limit", "", listColumns, inTable, listed, "id")),
