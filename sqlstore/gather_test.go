@@ -303,6 +303,9 @@ func TestTogether(t *testing.T) {
 	everyDatabase(t, func(t *testing.T, d *database) {
 		db, count := d.counted(t)
 		s := d.openAt(t, db, Options{Dialect: d.dialect})
+		if !s.d.gathers() {
+			return
+		}
 		ctx := t.Context()
 		const n = 60
 		id := func(i int) store.ID { return store.ID{App: "/", Session: fmt.Sprint(i)} }

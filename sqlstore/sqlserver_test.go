@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"net/url"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,6 +24,12 @@ func init() {
 		}{"SQLServer", openSQLServer})
 	}
 }
+
+// TestContractSQLServer is of a table of our own; TestASPStateContract of ASP.NET's.
+func TestContractSQLServer(t *testing.T) { contract(t, openSQLServer(t), Options{}, nil) }
+
+// making is held for making and dropping a database: Babelfish does one at a time.
+var making sync.Mutex
 
 // openSQLServer makes a database on the server that the environment names.
 func openSQLServer(t testing.TB) *database {
@@ -42,7 +49,10 @@ func openSQLServer(t testing.TB) *database {
 	var random [6]byte
 	rand.Read(random[:])
 	name := "holdfast_test_" + hex.EncodeToString(random[:])
-	if _, err := server.Exec("CREATE DATABASE " + name); err != nil {
+	making.Lock()
+	_, err = server.Exec("CREATE DATABASE " + name)
+	making.Unlock()
+	if err != nil {
 		t.Fatalf("%s: %v", sqlServerDSN, err)
 	}
 	t.Cleanup(func() {
@@ -50,7 +60,9 @@ func openSQLServer(t testing.TB) *database {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		for { // until the server has noticed that nobody uses it any more
+			making.Lock()
 			_, err := server.ExecContext(ctx, "DROP DATABASE "+name)
+			making.Unlock()
 			if err == nil {
 				return
 			}

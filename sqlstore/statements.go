@@ -348,11 +348,11 @@ func newStatements(d dialect, n names) *statements {
 		tooMany:    c(d.first("1", ":limit", "due", inTable, "state = 2", "due DESC")),
 		forgetEnds: c(d.updateFirst(batch, inTable, forgotten, "state = 2 AND due <= :upto", "due", "", "")),
 
-		turn:        c(d.update(inMeta, "value = "+inNow+" + :lease", isTurn+" AND value <= "+inNow, "")),
-		turnUntil:   c("SELECT value FROM " + inMeta + " WHERE " + isTurn),
-		keepTurn:    c(d.update(inMeta, "value = value + :lease", isTurn+" AND value = :turn", "")),
-		turnOver:    c(d.update(inMeta, "value = "+inNow+" + :lease", isTurn+" AND value = :turn", "")),
-		due:         c(d.first("1", "", "due", inTable, isDue, "due")),
+		turn:      c(d.update(inMeta, "value = "+inNow+" + :lease", isTurn+" AND value <= "+inNow, "")),
+		turnUntil: c("SELECT value FROM " + inMeta + " WHERE " + isTurn),
+		keepTurn:  c(d.update(inMeta, "value = value + :lease", isTurn+" AND value = :turn", "")),
+		turnOver:  c(d.update(inMeta, "value = "+inNow+" + :lease", isTurn+" AND value = :turn", "")),
+		due:       c(d.first("1", "", "due", inTable, isDue, "due")),
 		// What a crash undoes of a sweep, the next one does again.
 		expireFirst: c(d.updateFirst(batch, inTable, expired, isDue, "due", isExpired, d.relaxed(""))),
 		delayFirst:  c(d.updateFirst(batch, inTable, "due = expires", isDue, "due", "state = 0 AND expires > "+inNow, d.relaxed(""))),
