@@ -66,8 +66,9 @@ type dialect interface {
 	first(n, offset, columns, table, where, order string) string
 	// updateFirst renders an UPDATE of the first n rows of where; of those rows only the
 	// ones for which that condition is true, if it is not empty. It may return columns,
-	// as update does. deleteFirst renders a DELETE of the first n rows. Both pass by the
-	// rows that others have locked, where the dialect can.
+	// as update does. deleteFirst renders a DELETE of n rows. Both pass by the rows that
+	// others have locked, where the dialect can. Of rows that all are changed so in the end,
+	// it does not matter which are the first.
 	updateFirst(n, table, set, where, order, only, columns string) string
 	deleteFirst(n, table, where, order string) string
 

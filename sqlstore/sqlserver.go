@@ -47,17 +47,24 @@ func (sqlServer) first(n, offset, columns, table, where, order string) string {
 	return "SELECT TOP (" + n + ") " + columns + " FROM " + table + " WHERE " + where + " ORDER BY " + order
 }
 
+// updateFirst finds the last of the first rows, and then looks for them in the index again,
+// rather than for their keys: Babelfish has no index for that.
 func (d sqlServer) updateFirst(n, table, set, where, order, only, columns string) string {
-	query := "UPDATE " + table + " SET " + set
+	query := "UPDATE TOP (" + n + ") " + table + passing + " SET " + set
 	if columns != "" {
 		query += " OUTPUT " + inserted(columns)
 	}
-	query += " WHERE " + d.firstFree(n, table, where, order)
+	query += " WHERE " + where
 	if only != "" {
-		query += " AND " + only
+		firsts := d.first(n, "", order, table+passing, where, order)
+		query += " AND " + order + " <= (SELECT MAX(" + order + ") FROM (" + firsts + ") AS firsts) AND " + only
 	}
 	return query
 }
+
+// passing makes a statement pass by the rows that others are changing. Babelfish does not
+// know how, and waits for them.
+const passing = " WITH (READPAST, ROWLOCK)"
 
 // inserted renders columns for OUTPUT, in which each has to be qualified.
 func inserted(columns string) string {
@@ -70,14 +77,8 @@ func inserted(columns string) string {
 	return strings.Join(list, ", ")
 }
 
-func (d sqlServer) deleteFirst(n, table, where, order string) string {
-	return "DELETE FROM " + table + " WHERE " + d.firstFree(n, table, where, order)
-}
-
-// firstFree selects rows to change, passing those by that others are changing. Babelfish
-// does not know how, and waits for them; so the condition is looked at again.
-func (d sqlServer) firstFree(n, table, where, order string) string {
-	return "id IN (" + d.first(n, "", "id", table+" WITH (UPDLOCK, READPAST, ROWLOCK)", where, order) + ") AND " + where
+func (sqlServer) deleteFirst(n, table, where, _ string) string {
+	return "DELETE TOP (" + n + ") FROM " + table + passing + " WHERE " + where
 }
 
 func (d sqlServer) create(t table) []string {
