@@ -39,7 +39,8 @@ import (
 //   - There is no subject: it is lost, and the store lists no sessions.
 //   - A row that ends is deleted, by whoever comes first. There are no tombstones, so why a
 //     session is not there is known only between its expiry and its removal from the
-//     table; and no ends are told.
+//     table. Ends are told by who deletes the row, if that is a Go application and lives on
+//     (see [ASPState.Ended]).
 //   - Created is kept to a three-hundredth of a second, the precision of the column.
 //   - Waiters of one process get the lock in order of arrival, those of several in none.
 //
@@ -61,6 +62,7 @@ type ASPState struct {
 	compress bool
 	sql      *aspStatements
 	held     aspLocks
+	ends     aspEnds
 	queue    queue
 	mu       sync.Mutex
 	appIDs   map[string]int32 // of applications that are known to be in the table
@@ -443,7 +445,11 @@ func (s *ASPState) Remove(ctx context.Context, id store.ID, lock store.Lock, why
 	if !lock.IsZero() {
 		cookie = s.held.cookie(at.key, lock)
 	}
-	row, err := s.ask(ctx, true, s.sql.remove, sql.Named("id", at.key), sql.Named("cookie", cookie))
+	query, told := s.sql.remove, why.Kind != store.Moved && s.ends.wants(id.App)
+	if told {
+		query = s.sql.removeTold
+	}
+	row, err := s.ask(ctx, true, query, sql.Named("id", at.key), sql.Named("cookie", cookie))
 	switch {
 	case err != nil:
 		return err
@@ -454,6 +460,9 @@ func (s *ASPState) Remove(ctx context.Context, id store.ID, lock store.Lock, why
 	s.queue.wake(at.line())
 	if !row.was() {
 		return row.gone()
+	}
+	if told && row.flags&aspUninitialized == 0 {
+		s.ends.add(s.endOf(id, row, why))
 	}
 	return nil
 }

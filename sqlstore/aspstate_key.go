@@ -13,6 +13,7 @@ import (
 const (
 	maxASPSessionID = 80  // nvarchar(88), less the eight digits
 	maxASPAppName   = 280 // char(280)
+	aspAppDigits    = 8
 )
 
 // aspSessionID is what stands for a session ID in the column. Every ID that an ASP.NET

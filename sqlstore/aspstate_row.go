@@ -47,25 +47,36 @@ func (s *ASPState) askOnce(ctx context.Context, query string, args []any) (*aspR
 		return nil, err
 	}
 	defer rows.Close()
+	var row *aspRow
+	for more := true; more; more = rows.NextResultSet() { // what was deleted, and a look
+		for rows.Next() {
+			if row, err = scanASPRow(rows); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return row, rows.Err()
+}
+
+// scanASPRow reads a row of which the first columns may be all that there are, and what
+// comes behind all columns into more.
+func scanASPRow(rows *sql.Rows, more ...any) (*aspRow, error) {
 	columns, err := rows.Columns()
 	if err != nil {
 		return nil, err
 	}
-	var row *aspRow
-	for rows.Next() {
-		row = new(aspRow)
-		var short, long sql.RawBytes
-		into := []any{&row.done, &row.now, &row.cookie, &row.locked, &row.minutes, &row.flags, &row.lockDate, &row.created, &row.expires,
-			&short, &long}
-		if err := rows.Scan(into[:len(columns)]...); err != nil {
-			return nil, err
-		}
-		if short == nil {
-			short = long
-		}
-		row.item = bytes.Clone(short)
+	row := new(aspRow)
+	var short, long sql.RawBytes
+	into := append([]any{&row.done, &row.now, &row.cookie, &row.locked, &row.minutes, &row.flags, &row.lockDate, &row.created, &row.expires,
+		&short, &long}, more...)
+	if err := rows.Scan(into[:min(len(columns), len(into))]...); err != nil {
+		return nil, err
 	}
-	return row, rows.Err()
+	if short == nil {
+		short = long
+	}
+	row.item = bytes.Clone(short)
+	return row, nil
 }
 
 // gone returns why the session is not there, or nil if it is.

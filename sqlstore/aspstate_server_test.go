@@ -55,6 +55,7 @@ func TestASPStateContract(t *testing.T) {
 					storetest.RandomCookies, // they count
 					storetest.Tombstones,    // a row is deleted
 					storetest.OrderAcross,   // the table has no line
+					storetest.ReliableEnds,  // whoever deletes the row may tell nobody
 				},
 			})
 		})

@@ -5,7 +5,8 @@ package sqlstore
 // why there was none. The look is a statement of its own, and not the change's OUTPUT,
 // because Babelfish makes that of the row as it was before another transaction changed
 // it. Nothing can come between the two that matters: who has taken a lock is alone, and a
-// look without a lock is a Load of its own.
+// look without a lock is a Load of its own. Only of a row that is deleted, and that
+// somebody wants to hear of, there is nothing to look at but its OUTPUT.
 //
 // No statement ends in a semicolon; Babelfish needs that too.
 
@@ -28,6 +29,7 @@ type aspStatements struct {
 	register           string
 	load, lock, touch  string
 	unlock, remove     string
+	removeTold, claim  string // return what they delete
 	create             [2]string
 	saveLocked, saveAt [2]string
 	sweep              string
@@ -49,10 +51,11 @@ func newASPTables(schema string) aspTables {
 // time as a datetime.
 func newASPStatements(t aspTables, now string) *aspStatements {
 	const (
-		there   = "SessionId = @id AND SessionId = @id COLLATE Latin1_General_BIN2 AND Expires > @now"
-		restart = "DATEADD(second, -((Flags & 16128) / 256), DATEADD(minute, Timeout, @now))"
-		given   = "DATEADD(second, @seconds, @now)"
-		free    = "(Locked = 0 OR LockCookie = @mine OR @stale > 0 AND LockDate <= DATEADD(second, -@stale, @now))"
+		there     = "SessionId = @id AND SessionId = @id COLLATE Latin1_General_BIN2 AND Expires > @now"
+		restart   = "DATEADD(second, -((Flags & 16128) / 256), DATEADD(minute, Timeout, @now))"
+		given     = "DATEADD(second, @seconds, @now)"
+		removable = "\nWHERE " + there + " AND (@cookie = 0 OR Locked = 1 AND LockCookie = @cookie)"
+		free      = "(Locked = 0 OR LockCookie = @mine OR @stale > 0 AND LockDate <= DATEADD(second, -@stale, @now))"
 	)
 	update := func(set, where, after string) string {
 		return aspBatch(now, "UPDATE "+t.sessions+" SET "+set+"\nWHERE "+there+where, after, t)
@@ -64,8 +67,11 @@ func newASPStatements(t aspTables, now string) *aspStatements {
 			"Locked = 1, LockDate = @now, LockDateLocal = GETDATE(), "+
 			"Expires = "+later("Expires", later(restart, "DATEADD(second, @stale, @now)")),
 			" AND "+free, aspItemColumns),
-		unlock: update("Locked = 0, Expires = "+restart, " AND Locked = 1 AND LockCookie = @cookie", ""),
-		remove: aspBatch(now, "DELETE FROM "+t.sessions+"\nWHERE "+there+" AND (@cookie = 0 OR Locked = 1 AND LockCookie = @cookie)", "", t),
+		unlock:     update("Locked = 0, Expires = "+restart, " AND Locked = 1 AND LockCookie = @cookie", ""),
+		remove:     aspBatch(now, "DELETE FROM "+t.sessions+removable, "", t),
+		removeTold: aspBatch(now, "DELETE FROM "+t.sessions+"\nOUTPUT "+aspDeleted+removable, aspDeleted, t),
+		claim: "SET NOCOUNT ON\nDECLARE @now datetime = " + now + "\nDELETE TOP (@limit) FROM " + t.sessions + passing +
+			"\nOUTPUT " + aspDeleted + ", DELETED.SessionId\nWHERE Expires <= @now AND RIGHT(SessionId, 8) = @app",
 	}
 	// @created has 32 bits, in milliseconds, which no two servers round alike.
 	created := "(" + millis("Created") + " - @created + 5) % 4294967296 BETWEEN 0 AND 10"
@@ -110,6 +116,9 @@ func newASPStatements(t aspTables, now string) *aspStatements {
 const (
 	aspColumns     = "@done, @now, LockCookie, Locked, Timeout, Flags, LockDate, Created, Expires"
 	aspItemColumns = aspColumns + ", SessionItemShort, SessionItemLong"
+	// aspDeleted are the same of a row that is deleted.
+	aspDeleted = "1, @now, DELETED.LockCookie, DELETED.Locked, DELETED.Timeout, DELETED.Flags, DELETED.LockDate, DELETED.Created, " +
+		"DELETED.Expires, DELETED.SessionItemShort, DELETED.SessionItemLong"
 )
 
 // aspBatch is a change and a look at the row.
@@ -119,6 +128,8 @@ func aspBatch(now, change, after string, t aspTables) string {
 	switch after {
 	case "":
 		look = "IF @done = 1 SELECT @done\nELSE " + look
+	case aspDeleted: // the change has told
+		look = "IF @done = 0 " + look
 	case aspItemColumns:
 		look = "IF @done = 1 SELECT " + after + from + "\nELSE " + look
 	}
