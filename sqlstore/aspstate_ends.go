@@ -18,8 +18,8 @@ var _ store.Ender = (*ASPState)(nil)
 // sessions that this process removes, and of those that it finds expired, which it deletes.
 // Those that something else deletes (an ASP.NET application, its SQL Agent job,
 // [ASPState.Sweep]) end untold, and what this process has not delivered when it ends is
-// lost. An ID that the table has as its hash is told as that. Ends are remembered from the first call for an application on, up to 10,000 of
-// 64 MiB.
+// lost. An ID that the table has as its hash is told as that. Ends are remembered from the
+// first call for an application on, up to 10,000 of 64 MiB.
 func (s *ASPState) Ended(ctx context.Context, app string, limit int, lease time.Duration) ([]store.End, error) {
 	s.ends.want(app)
 	if limit <= 0 {
