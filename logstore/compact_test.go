@@ -43,10 +43,10 @@ func TestCompactionKeepsRemoves(t *testing.T) {
 					r.remove(i)
 				}
 			}
-			check := func(when string) {
+			check := func(when string, why ...store.Kind) {
 				for i := range n {
 					if i%3 == 0 {
-						r.wantGone(i, store.Abandoned)
+						r.wantGone(i, append(why, store.Abandoned)...)
 					} else {
 						r.want(i, pattern(i, 300))
 					}
@@ -67,9 +67,9 @@ func TestCompactionKeepsRemoves(t *testing.T) {
 				r.crash(vfs.Drop)
 				check("after a crash")
 				r.Close()
-				r.forget() // the log alone is complete
+				r.forget() // the log alone has all sessions; why one ended, perhaps only a snapshot had
 				r.open()
-				check("without a snapshot")
+				check("without a snapshot", store.Unknown)
 			}
 		})
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -120,10 +121,11 @@ func (r *rig) want(i int, body []byte) {
 	}
 }
 
-func (r *rig) wantGone(i int, why store.Kind) {
+// wantGone checks that a session is not there, for one of these reasons.
+func (r *rig) wantGone(i int, why ...store.Kind) {
 	r.Helper()
 	err := r.Load(r.Context(), name(i), new(store.Record))
-	if !errors.Is(err, store.ErrNotFound) || store.ReasonOf(err).Kind != why {
+	if !errors.Is(err, store.ErrNotFound) || !slices.Contains(why, store.ReasonOf(err).Kind) {
 		r.Errorf("Load of %d: %v; want not found, %v", i, err, why)
 	}
 }
