@@ -53,6 +53,7 @@ func TestASPStateContract(t *testing.T) {
 				Lacks: []storetest.Feature{
 					storetest.Versions, storetest.History, storetest.Acquired, storetest.Metadata, // no columns
 					storetest.RandomCookies, // they count
+					storetest.AtomicLock,    // a second statement reads what the first has locked
 					storetest.Tombstones,    // a row is deleted
 					storetest.OrderAcross,   // the table has no line
 					storetest.ReliableEnds,  // whoever deletes the row may tell nobody

@@ -33,6 +33,10 @@
 // another did (package pgnotify), else after pauses that grow from 2 to 100 ms. Between
 // processes there is no order of arrival; none of them is passed over for long.
 //
+// With MySQL, MariaDB, SQL Server and Oracle a second statement reads what the first has
+// locked. If another ends the session in between, that Lock returns that it is gone, and
+// for a moment others have seen it locked.
+//
 // # Errors
 //
 // A statement that met a deadlock or a busy database is repeated until the context ends,

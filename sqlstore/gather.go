@@ -16,8 +16,12 @@ import (
 // A gathering lets calls that come while others of their kind are at the database be made
 // together, in one statement: the more there is to do, the less each costs. A call that
 // finds nobody there is not held up.
+//
+// With undo, a call is made to its end although its caller has gone: a statement that is
+// broken off may be carried out by the server later, when nobody can tell.
 type gathering struct {
 	together func(ctx context.Context, calls []*call) // fills in what each call comes to
+	single   func(ctx context.Context, c *call)       // the same for one call, which reads if it has an undo
 	undo     func(c *call)                            // of a call that was perhaps made after its caller had gone; may be nil
 	spawn    func(func())
 	least    int           // how many are made together at least: two, and one in tests
@@ -34,6 +38,8 @@ const (
 	maxTogether = 16
 	// mostTogether is how large a content may be that is written together with others.
 	mostTogether = 32 << 10
+	// goesOn is how long a call is made whose caller has gone.
+	goesOn = 10 * time.Second
 	// patience is not longer because a connection that is dead must not hold up all others.
 	patience = 100 * time.Millisecond
 )
@@ -56,12 +62,15 @@ type call struct {
 }
 
 // do makes a call together with others, or by itself, with alone, in which case it
-// returns no call. Of one session no two are made together.
+// returns no call (with undo it does). Of one session no two are made together.
 func (g *gathering) do(ctx context.Context, id key, a *args, alone func() error) (*call, error) {
 	g.mu.Lock()
 	if g.running == 0 && g.least > 1 {
 		g.running = 1
 		g.mu.Unlock()
+		if g.undo != nil {
+			return g.alone(ctx, &call{ctx: ctx, id: id, a: *a, lead: true})
+		}
 		defer g.back()
 		return nil, alone()
 	}
@@ -105,6 +114,9 @@ func (g *gathering) do(ctx context.Context, id key, a *args, alone func() error)
 			return nil, ctx.Err()
 		}
 	}
+	if (c.lead || c.alone) && g.undo != nil {
+		return g.alone(ctx, &call{ctx: ctx, id: id, a: c.a, lead: c.lead})
+	}
 	if c.lead {
 		defer g.back()
 	}
@@ -112,6 +124,55 @@ func (g *gathering) do(ctx context.Context, id key, a *args, alone func() error)
 		return nil, alone()
 	}
 	return c, c.err
+}
+
+// alone makes a call by itself, to its end also if its caller goes.
+func (g *gathering) alone(ctx context.Context, c *call) (*call, error) {
+	c.ready = make(chan struct{})
+	g.spawn(func() {
+		longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		defer cancel()
+		defer context.AfterFunc(ctx, func() { time.AfterFunc(goesOn, cancel) })()
+		g.single(longer, c)
+		if c.lead {
+			g.back()
+		}
+		g.finish(c)
+	})
+	select {
+	case <-c.ready:
+		return c, c.err
+	case <-ctx.Done():
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		c.left = true
+		if c.made && c.err == nil {
+			return c, nil // with it, the caller knows what there is to undo
+		}
+		return nil, ctx.Err()
+	}
+}
+
+// finish hands calls that were made to their callers, and undoes those of which that have
+// gone.
+func (g *gathering) finish(calls ...*call) {
+	var left []*call
+	g.mu.Lock()
+	for _, c := range calls {
+		c.made = true
+		if c.left && (c.changed || c.unsure || c.err != nil) {
+			left = append(left, c)
+		}
+	}
+	g.mu.Unlock()
+	for _, c := range calls {
+		close(c.ready)
+	}
+	if g.undo != nil {
+		for _, c := range left {
+			g.undo(c)
+		}
+	}
 }
 
 // take returns the calls that can be made now. g.mu is held.
@@ -151,38 +212,26 @@ func (g *gathering) start() {
 	g.spawn(func() { g.run(calls) })
 }
 
-// run makes some calls together. It goes on until all who wait for it are gone, and undoes
-// what it did for those who are.
+// run makes some calls together. It goes on until all who wait for it are gone, with undo
+// for a while longer.
 func (g *gathering) run(calls []*call) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	var gone atomic.Int32
 	for _, c := range calls {
 		defer context.AfterFunc(c.ctx, func() {
-			if gone.Add(1) == int32(len(calls)) {
+			switch {
+			case gone.Add(1) != int32(len(calls)):
+			case g.undo == nil:
 				cancel()
+			default:
+				time.AfterFunc(goesOn, cancel)
 			}
 		})()
 	}
 	g.together(ctx, calls)
-	var left []*call
-	g.mu.Lock()
-	for _, c := range calls {
-		c.made = true
-		if c.left && (c.changed || c.unsure || c.err != nil) {
-			left = append(left, c)
-		}
-	}
-	g.mu.Unlock()
 	g.back()
-	for _, c := range calls {
-		close(c.ready)
-	}
-	if g.undo != nil {
-		for _, c := range left {
-			g.undo(c)
-		}
-	}
+	g.finish(calls...)
 }
 
 // gathers lets the calls of a statement gather, of which all are the same for several
@@ -207,7 +256,22 @@ func (s *Store) gathers(st *statement, all []*statement, changes, reads bool) {
 		}
 		return r, err
 	}
-	st.gathering = &gathering{spawn: s.running.Go, least: 2, patience: patience, together: func(ctx context.Context, calls []*call) {
+	single := func(ctx context.Context, c *call) {
+		if changes && !s.d.returns() {
+			var n int64
+			n, c.err = s.exec(ctx, st, &c.a)
+			c.changed = n > 0
+			return
+		}
+		c.row, c.err = s.one(ctx, st, &c.a, changes, func(rows *sql.Rows) (*row, error) {
+			r := new(row)
+			err := rows.Scan(r.all()...)
+			r.items = bytes.Clone(r.items)
+			return r, err
+		})
+		c.changed = c.row != nil
+	}
+	st.gathering = &gathering{spawn: s.running.Go, single: single, least: 2, patience: patience, together: func(ctx context.Context, calls []*call) {
 		i, a := 0, make([]*args, len(calls))
 		for 2<<i < len(calls) {
 			i++

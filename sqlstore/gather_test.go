@@ -52,6 +52,14 @@ func newCounterpart(takes func(n int) time.Duration) *counterpart {
 			}
 		}
 	}
+	p.single = func(ctx context.Context, c *call) {
+		n := p.note(trip{1, true})
+		select {
+		case <-time.After(takes(n)):
+		case <-ctx.Done():
+		}
+		c.changed, c.err = true, ctx.Err()
+	}
 	return p
 }
 
@@ -295,6 +303,50 @@ func leave(t *testing.T, d *database, s *Store, count *counter, stuck, left stor
 	if err := s.Unlock(ctx, stuck, store.Lock{Owner: 1}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// A visitor leaves before the database has come to his Lock, which it carries out all the
+// same, and after what he gave back. Nobody has that lock afterwards.
+func TestLockTakenLate(t *testing.T) {
+	everyDatabase(t, func(t *testing.T, d *database) {
+		s := d.open(t, Options{})
+		if !s.d.gathers() {
+			return
+		}
+		ctx := t.Context()
+		id := store.ID{App: "/", Session: "s"}
+		if err := s.Create(ctx, id, &store.Record{Version: 1, Timeout: time.Hour}, false); err != nil {
+			t.Fatal(err)
+		}
+		g := s.st.lock.gathering
+		sent, comes, taken := make(chan struct{}), make(chan struct{}), make(chan bool)
+		single := g.single
+		g.single = func(ctx context.Context, c *call) {
+			close(sent)
+			<-comes
+			single(ctx, c)
+			taken <- c.changed && c.err == nil
+		}
+		short, cancel := context.WithCancel(ctx)
+		left := make(chan error)
+		go func() { left <- s.Lock(short, id, store.LockOptions{Owner: 1}, new(store.Record)) }()
+		<-sent
+		cancel()
+		if err := <-left; !errors.Is(err, context.Canceled) {
+			t.Errorf("Lock of the visitor who left: %v", err)
+		}
+		close(comes)
+		if !<-taken {
+			t.Fatal("the lock was not taken")
+		}
+		until(t, "it is free", func() bool {
+			rec := new(store.Record)
+			if err := s.Load(ctx, id, rec); err != nil {
+				t.Fatal(err)
+			}
+			return !rec.Locked
+		})
+	})
 }
 
 // TestTogether has many visitors at once, of sessions of which some are locked and some

@@ -88,7 +88,7 @@ func (c *trial) linear(terms terms) {
 	if terms.nodes {
 		nodes = append(nodes, c.second(s))
 	}
-	m := model{reasons: !c.lacks(Tombstones), forgets: c.forgets()}
+	m := model{reasons: !c.lacks(Tombstones), forgets: c.forgets(), early: c.lacks(AtomicLock)}
 	for round := range rounds {
 		terms.wait = time.Second
 		h := &history{terms: terms, seed: rand.Uint64(), pass: c.advance}
@@ -274,7 +274,13 @@ func (k *client) learn(q *request, p reply) {
 func (h *history) check(t testing.TB, id store.ID, m model, limit time.Duration) {
 	var ops []porcupine.Operation
 	for _, op := range h.ops {
-		if op.Input.(*request).id == id {
+		q := op.Input.(*request)
+		if q.id != id {
+			continue
+		}
+		ops = append(ops, op)
+		if m.early && q.method == "Lock" {
+			op.Output = &reply{lost: true} // like one of which nothing was heard
 			ops = append(ops, op)
 		}
 	}

@@ -18,8 +18,12 @@ func (h *history) add(q request, p reply, call, ret int64) {
 }
 
 func verdict(t *testing.T, h *history, limit time.Duration) string {
+	return verdictOf(t, h, model{reasons: true}, limit)
+}
+
+func verdictOf(t *testing.T, h *history, m model, limit time.Duration) string {
 	r := &recorder{TB: t}
-	h.check(r, store.ID{App: "/", Session: "s"}, model{reasons: true}, limit)
+	h.check(r, store.ID{App: "/", Session: "s"}, m, limit)
 	return strings.Join(r.failures, "\n")
 }
 
@@ -70,5 +74,34 @@ func TestModelOfUnknownCookie(t *testing.T) {
 	h.add(request{method: "Load"}, reply{rec: held}, 10, 11)
 	if got := verdict(t, h, time.Minute); got == "" {
 		t.Error("a history with a lock after it was released passes")
+	}
+}
+
+// TestModelOfEarlyLock has a lock that is seen before its session ends, of which the Lock
+// that took it returns that.
+func TestModelOfEarlyLock(t *testing.T) {
+	early := model{reasons: true, early: true}
+	h := new(history)
+	h.add(request{method: "Create", rec: store.Record{Version: 1}}, reply{}, 1, 2)
+	h.add(request{method: "Lock", options: store.LockOptions{Owner: 7}}, reply{err: &store.NotFoundError{Reason: store.Reason{Kind: store.Abandoned}}}, 3, 10)
+	h.add(request{method: "Save", rec: store.Record{Version: 1}, next: 2}, reply{err: &store.LockedError{Lock: store.Lock{Owner: 7, Cookie: 5}}}, 4, 5)
+	h.add(request{method: "Remove", why: store.Abandoned}, reply{}, 6, 7)
+	if got := verdict(t, h, time.Minute); got == "" {
+		t.Error("with AtomicLock the history passes")
+	}
+	if got := verdictOf(t, h, early, time.Minute); got != "" {
+		t.Errorf("without AtomicLock it fails:\n%s", got)
+	}
+
+	// The lock is nobody's who never asked for it, and does not outlive the session.
+	h.ops[2].Output = &reply{err: &store.LockedError{Lock: store.Lock{Owner: 8, Cookie: 5}}}
+	if got := verdictOf(t, h, early, time.Minute); got == "" {
+		t.Error("a lock of somebody else passes")
+	}
+	h.ops[2].Output = &reply{err: &store.LockedError{Lock: store.Lock{Owner: 7, Cookie: 5}}}
+	h.add(request{method: "Create", rec: store.Record{Version: 3}}, reply{}, 11, 12)
+	h.add(request{method: "Save", rec: store.Record{Version: 3}, next: 4}, reply{err: &store.LockedError{Lock: store.Lock{Owner: 7}}}, 13, 14)
+	if got := verdictOf(t, h, early, time.Minute); got == "" {
+		t.Error("a lock after its session has ended passes")
 	}
 }

@@ -13,6 +13,7 @@ import (
 type model struct {
 	reasons bool // of sessions that are absent are told
 	forgets bool // of a session that never was it may be told that it ended in a restart
+	early   bool // a Lock may have locked something before it locked what it returns
 }
 
 // A state is what is to be known of the session. It is compared with ==.

@@ -88,6 +88,10 @@ const (
 	Owner Feature = "Owner"
 	// RandomCookies: lock cookies are drawn at random, not counted.
 	RandomCookies Feature = "RandomCookies"
+	// AtomicLock: Lock takes the lock and reads the session at one moment. Without, it may
+	// lock a session that another ends before it is read, and Lock goes on as if it had not:
+	// for that moment others see it locked.
+	AtomicLock Feature = "AtomicLock"
 	// ReadUnderLock: Load answers while the session is locked.
 	ReadUnderLock Feature = "ReadUnderLock"
 	// Hold: Create and Save can keep the lock.
@@ -109,7 +113,7 @@ const (
 	ReliableEnds Feature = "ReliableEnds"
 )
 
-var features = []Feature{Versions, History, Acquired, Owner, RandomCookies, ReadUnderLock, Hold, Metadata,
+var features = []Feature{Versions, History, Acquired, Owner, RandomCookies, AtomicLock, ReadUnderLock, Hold, Metadata,
 	Tombstones, Order, OrderAcross, Durability, LocksOverRestart, ReliableEnds}
 
 // Run checks the stores that h opens, each case in a subtest of t.
