@@ -17,11 +17,11 @@ import (
 // together, in one statement: the more there is to do, the less each costs. A call that
 // finds nobody there is not held up.
 //
-// With undo, a call is made to its end although its caller has gone: a statement that is
-// broken off may be carried out by the server later, when nobody can tell.
+// Where there is an undo, a call is made to its end although its caller has gone: a
+// statement that is broken off may be carried out by the server later, when nobody can tell.
 type gathering struct {
 	together func(ctx context.Context, calls []*call) // fills in what each call comes to
-	single   func(ctx context.Context, c *call)       // the same for one call, which reads if it has an undo
+	single   func(ctx context.Context, c *call)       // the same for one call, with the statement for one; where there is an undo
 	undo     func(c *call)                            // of a call that was perhaps made after its caller had gone; may be nil
 	spawn    func(func())
 	least    int           // how many are made together at least: two, and one in tests
@@ -61,8 +61,8 @@ type call struct {
 	err     error
 }
 
-// do makes a call together with others, or by itself, with alone, in which case it
-// returns no call (with undo it does). Of one session no two are made together.
+// do makes a call together with others, or by itself: with single where there is an undo,
+// else with alone, and then it returns no call. Of one session no two are made together.
 func (g *gathering) do(ctx context.Context, id key, a *args, alone func() error) (*call, error) {
 	g.mu.Lock()
 	if g.running == 0 && g.least > 1 {
@@ -263,7 +263,7 @@ func (s *Store) gathers(st *statement, all []*statement, changes, reads bool) {
 			c.changed = n > 0
 			return
 		}
-		c.row, c.err = s.one(ctx, st, &c.a, changes, func(rows *sql.Rows) (*row, error) {
+		c.row, c.err = s.one(ctx, st, &c.a, changes, func(rows *sql.Rows) (*row, error) { // as the lock does
 			r := new(row)
 			err := rows.Scan(r.all()...)
 			r.items = bytes.Clone(r.items)
