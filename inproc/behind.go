@@ -68,20 +68,25 @@ func (s *Store) mayChange(ctx context.Context) error {
 	return nil
 }
 
+// appendKeys appends up to limit keys of a map, whichever.
+func appendKeys[K comparable, V any](to []K, of map[K]V, limit int) []K {
+	for k := range of {
+		if len(to) == limit {
+			break
+		}
+		to = append(to, k)
+	}
+	return to
+}
+
 // flush writes up to limit sessions that have changed, and removes as many that ended by
 // themselves. One whose stripe another has is left out, unless flush is to wait for it.
 // An error that is about one session alone is returned when the others are written.
 func (s *Store) flush(ctx context.Context, limit int, waits bool) error {
 	b := s.behind
 	var errs error
-	var over []store.ID
 	b.mu.Lock()
-	for id := range b.expired {
-		if len(over) == limit {
-			break
-		}
-		over = append(over, id)
-	}
+	over := appendKeys(nil, b.expired, limit)
 	b.mu.Unlock()
 	for _, id := range over {
 		if err := s.removeBehind(ctx, id, waits); err != nil {
@@ -93,14 +98,8 @@ func (s *Store) flush(ctx context.Context, limit int, waits bool) error {
 	first := rand.IntN(shards)
 	for i := range shards {
 		sh := &s.shard[(first+i)%shards]
-		some = some[:0]
 		sh.mu.Lock()
-		for e := range sh.dirty {
-			if len(some) == limit {
-				break
-			}
-			some = append(some, e)
-		}
+		some = appendKeys(some[:0], sh.dirty, limit)
 		sh.mu.Unlock()
 		for _, e := range some {
 			err := s.write(ctx, sh, e, waits)
