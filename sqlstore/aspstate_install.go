@@ -96,7 +96,7 @@ SELECT @locked = CASE WHEN @taken = 1 THEN 0 ELSE 1 END, @lockCookie = LockCooki
 	{"DeleteExpiredSessions", "", aspProcNow + `DECLARE @n int = 500
 WHILE @n = 500
 BEGIN
-  DELETE TOP (500) FROM ` + aspProcTable + ` WITH (READPAST, ROWLOCK) WHERE Expires < @now
+  DELETE TOP (500) FROM ` + aspProcTable + passing + ` WHERE Expires < @now
   SET @n = @@ROWCOUNT
 END`},
 }

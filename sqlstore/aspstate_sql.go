@@ -107,7 +107,7 @@ func newASPStatements(t aspTables, now string) *aspStatements {
 		" WHERE AppName = CONVERT(char(280), @app) OR AppId = @hash)\n" +
 		"SELECT AppId, AppName FROM " + t.applications + " WHERE AppName = CONVERT(char(280), @app) OR AppId = @hash"
 	s.sweep = "SET NOCOUNT ON\nDECLARE @now datetime = " + now + "\n" +
-		"DELETE TOP (@limit) FROM " + t.sessions + " WITH (READPAST, ROWLOCK) WHERE Expires < @now\nSELECT @@ROWCOUNT"
+		"DELETE TOP (@limit) FROM " + t.sessions + passing + " WHERE Expires < @now\nSELECT @@ROWCOUNT"
 	return s
 }
 

@@ -62,9 +62,10 @@ func (d sqlServer) updateFirst(n, table, set, where, order, only, columns string
 	return query
 }
 
-// passing makes a statement pass by the rows that others are changing. Babelfish does not
-// know how, and waits for them.
-const passing = " WITH (READPAST, ROWLOCK)"
+// passing makes a statement pass by the rows that others are changing. A database that
+// reads snapshots, as Azure's do, has to be told to look at locks for that. Babelfish does
+// not know how, and waits for them.
+const passing = " WITH (READPAST, ROWLOCK, READCOMMITTEDLOCK)"
 
 // inserted renders columns for OUTPUT, in which each has to be qualified.
 func inserted(columns string) string {
